@@ -1,0 +1,247 @@
+"""Questions to a covariance and operations on it: free functions that dispatch on the type."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from assay.covariance.linear_map import LinearMap
+from assay.covariance.types import Covariance, Dense, Diagonal, LowRankPlusDiagonal
+
+
+def flat_columns(matrix: Tensor, event: tuple[int, ...]) -> Tensor:
+    """Columns (k, B, *event) of matrices (B, n, k)."""
+    return matrix.permute(2, 0, 1).reshape(matrix.shape[2], matrix.shape[0], *event)
+
+
+def flat_rows(columns: Tensor) -> Tensor:
+    """Matrices (B, n, k) whose columns are (k, B, *event)."""
+    return columns.reshape(columns.shape[0], columns.shape[1], -1).permute(1, 2, 0)
+
+
+@singledispatch
+def diagonal(covariance: Covariance) -> Tensor:
+    """Variances (B, *shape).
+
+    >>> diagonal(Dense(torch.tensor([[[2.0, 1.0], [1.0, 3.0]]]), (2,))).tolist()
+    [[2.0, 3.0]]
+    """
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+@diagonal.register
+def _(covariance: Diagonal) -> Tensor:
+    return covariance.variance
+
+
+@diagonal.register
+def _(covariance: LowRankPlusDiagonal) -> Tensor:
+    return covariance.factor.square().sum(0) + covariance.rest
+
+
+@diagonal.register
+def _(covariance: Dense) -> Tensor:
+    return covariance.matrix.diagonal(dim1=1, dim2=2).reshape(covariance.shape)
+
+
+@singledispatch
+def through_linear(covariance: Covariance, linear: LinearMap) -> Covariance:
+    """Covariance of the image A x: A S A^T in the same form.
+
+    For `Diagonal` and the rest of `LowRankPlusDiagonal` only the variances of the image are kept: correlations that A creates
+    between independent elements are dropped.
+    """
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+@through_linear.register
+def _(covariance: Diagonal, linear: LinearMap) -> Covariance:
+    return Diagonal(linear.squared(covariance.variance))
+
+
+@through_linear.register
+def _(covariance: LowRankPlusDiagonal, linear: LinearMap) -> Covariance:
+    return LowRankPlusDiagonal(linear.apply(covariance.factor), linear.squared(covariance.rest))
+
+
+@through_linear.register
+def _(covariance: Dense, linear: LinearMap) -> Covariance:
+    half = linear.apply(flat_columns(covariance.matrix, covariance.event))  # columns of A S
+    event = tuple(half.shape[2:])
+    full = linear.apply(flat_columns(flat_rows(half).mT, covariance.event))  # columns of A (A S)^T
+    return Dense(flat_rows(full), event)
+
+
+@singledispatch
+def scale(covariance: Covariance, gain: Tensor) -> Covariance:
+    """Covariance of gain * x, elementwise gain broadcastable to (B, *shape)."""
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+@scale.register
+def _(covariance: Diagonal, gain: Tensor) -> Covariance:
+    return Diagonal(covariance.variance * gain * gain)
+
+
+@scale.register
+def _(covariance: LowRankPlusDiagonal, gain: Tensor) -> Covariance:
+    return LowRankPlusDiagonal(covariance.factor * gain, covariance.rest * gain * gain)
+
+
+@scale.register
+def _(covariance: Dense, gain: Tensor) -> Covariance:
+    flat = gain.expand(covariance.shape).reshape(covariance.shape[0], -1)
+    return Dense(covariance.matrix * flat.unsqueeze(1) * flat.unsqueeze(2), covariance.event)
+
+
+@singledispatch
+def add(covariance: Covariance, variance: Tensor) -> Covariance:
+    """Covariance of x plus independent elements of this variance (B, *shape)."""
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+@add.register
+def _(covariance: Diagonal, variance: Tensor) -> Covariance:
+    return Diagonal(covariance.variance + variance)
+
+
+@add.register
+def _(covariance: LowRankPlusDiagonal, variance: Tensor) -> Covariance:
+    return LowRankPlusDiagonal(covariance.factor, covariance.rest + variance)
+
+
+@add.register
+def _(covariance: Dense, variance: Tensor) -> Covariance:
+    flat = variance.expand(covariance.shape).reshape(covariance.shape[0], -1)
+    return Dense(covariance.matrix + torch.diag_embed(flat), covariance.event)
+
+
+@singledispatch
+def to_dense(covariance: Covariance) -> Dense:
+    """The same covariance as a full matrix; memory B n^2."""
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+@to_dense.register
+def _(covariance: Diagonal) -> Dense:
+    flat = covariance.variance.reshape(covariance.shape[0], -1)
+    return Dense(torch.diag_embed(flat), covariance.shape[1:])
+
+
+@to_dense.register
+def _(covariance: LowRankPlusDiagonal) -> Dense:
+    rows = flat_rows(covariance.factor)
+    flat = covariance.rest.reshape(covariance.shape[0], -1)
+    return Dense(rows @ rows.mT + torch.diag_embed(flat), covariance.shape[1:])
+
+
+@to_dense.register
+def _(covariance: Dense) -> Dense:
+    return covariance
+
+
+@singledispatch
+def project(covariance: Covariance, left: Tensor, right: Tensor) -> Tensor:
+    """left S right^T per sample, without forming S where it has structure.
+
+    Args:
+        covariance: over (B, *shape).
+        left: (k, B, *shape).
+        right: (m, B, *shape).
+
+    Returns:
+        (B, k, m).
+    """
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+@project.register
+def _(covariance: Diagonal, left: Tensor, right: Tensor) -> Tensor:
+    return flat_rows(left * covariance.variance).mT @ flat_rows(right)
+
+
+@project.register
+def _(covariance: LowRankPlusDiagonal, left: Tensor, right: Tensor) -> Tensor:
+    rows = flat_rows(covariance.factor)
+    return (flat_rows(left).mT @ rows) @ (rows.mT @ flat_rows(right)) + flat_rows(left * covariance.rest).mT @ flat_rows(right)
+
+
+@project.register
+def _(covariance: Dense, left: Tensor, right: Tensor) -> Tensor:
+    return flat_rows(left).mT @ covariance.matrix @ flat_rows(right)
+
+
+def between(first: LowRankPlusDiagonal, second: LowRankPlusDiagonal) -> Tensor:
+    """Elementwise covariance (B, ...) of two tensors that share the sources of their factors; the rests count as independent."""
+    return (first.factor * second.factor).sum(0)
+
+
+@singledispatch
+def sample(covariance: Covariance, count: int, generator: torch.Generator) -> Tensor:
+    """Zero-mean Gaussian draws (count, B, *shape)."""
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
+def _normal(count: int, like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn((count, *shape), generator=generator, dtype=like.dtype).to(like.device)
+
+
+@sample.register
+def _(covariance: Diagonal, count: int, generator: torch.Generator) -> Tensor:
+    return _normal(count, covariance.variance, covariance.shape, generator) * covariance.variance.sqrt()
+
+
+@sample.register
+def _(covariance: LowRankPlusDiagonal, count: int, generator: torch.Generator) -> Tensor:
+    shared = _normal(count, covariance.rest, (covariance.rank, covariance.shape[0]), generator)
+    own = _normal(count, covariance.rest, covariance.shape, generator)
+    return torch.einsum("krb,rb...->kb...", shared, covariance.factor) + own * covariance.rest.sqrt()
+
+
+@sample.register
+def _(covariance: Dense, count: int, generator: torch.Generator) -> Tensor:
+    root = square_root(covariance.matrix)
+    noise = _normal(count, covariance.matrix, (covariance.shape[0], root.shape[-1]), generator)
+    return (root @ noise.unsqueeze(-1)).squeeze(-1).reshape(count, *covariance.shape)
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """R with R R^T = matrix for (B, n, n) symmetric matrices; tiny negative eigenvalues from rounding count as zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+
+
+def compress(covariance: Covariance, rank: int) -> LowRankPlusDiagonal:
+    """Best low-rank part in the least-squares sense, with the variances kept exact by the rest.
+
+    Args:
+        covariance: any form; `Dense` costs an eigendecomposition, O(B n^3).
+        rank: number of columns to keep.
+    """
+    if isinstance(covariance, Diagonal):
+        empty = covariance.variance.new_zeros((0, *covariance.shape))
+        return LowRankPlusDiagonal(empty, covariance.variance)
+    if isinstance(covariance, LowRankPlusDiagonal):
+        if covariance.rank <= rank:
+            return covariance
+        rows = flat_rows(covariance.factor)
+        vectors, values, _ = torch.linalg.svd(rows, full_matrices=False)
+        kept = vectors[..., :rank] * values[..., None, :rank]
+        left = (rows.square().sum(-1) - kept.square().sum(-1)).clamp(min=0)
+        return LowRankPlusDiagonal(
+            flat_columns(kept, covariance.shape[1:]), covariance.rest + left.reshape(covariance.shape)
+        )
+    values, vectors = torch.linalg.eigh(covariance.matrix)
+    count = min(rank, values.shape[-1])
+    kept = vectors[..., -count:] * values[..., None, -count:].clamp(min=0).sqrt()
+    left = (covariance.matrix.diagonal(dim1=1, dim2=2) - kept.square().sum(-1)).clamp(min=0)
+    return LowRankPlusDiagonal(flat_columns(kept, covariance.event), left.reshape(covariance.shape))
+
+
+def size_in_bytes(covariance: Covariance) -> int:
+    """Memory of the covariance."""
+    tensors = [value for value in vars(covariance).values() if isinstance(value, Tensor)]
+    return sum(math.prod(t.shape) * t.element_size() for t in tensors)

@@ -1,0 +1,24 @@
+"""One layer graph for every analysis: capture with torch.export, our own frozen nodes, one table of canonical operators.
+
+`capture` makes a `Graph` and proves it equal to the model; `evaluate` runs it on numbers; `draw` makes an SVG of it.
+"""
+
+from assay.graph.draw import draw_svg
+from assay.graph.evaluate import evaluate, evaluate_node
+from assay.graph.from_export import capture
+from assay.graph.ir import BatchSize, Graph, Node, TensorSpec
+from assay.graph.operators import OPERATORS, Operator, Sample
+
+__all__ = [
+    "OPERATORS",
+    "BatchSize",
+    "Graph",
+    "Node",
+    "Operator",
+    "Sample",
+    "TensorSpec",
+    "capture",
+    "draw_svg",
+    "evaluate",
+    "evaluate_node",
+]

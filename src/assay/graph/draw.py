@@ -1,0 +1,1 @@
+def draw_svg(graph): return ""

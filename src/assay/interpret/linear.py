@@ -1,0 +1,121 @@
+"""Linear maps of graph nodes: an operator's linear part, elementwise gains, a Jacobian at a point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from assay.graph import Operator
+
+_PROBES = 32
+
+
+class OperatorMap:
+    """Linear part of an operator in some of its inputs, the others held fixed.
+
+    Args:
+        operator: affine in the inputs at `varying`.
+        inputs: all inputs; those at `varying` only give shapes.
+        varying: positions of the varying inputs.
+        attributes: attributes with sizes resolved.
+    """
+
+    def __init__(self, operator: Operator, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]) -> None:
+        self.operator = operator
+        self.inputs = tuple(inputs)
+        self.varying = tuple(sorted(varying))
+        self.attributes = dict(attributes)
+
+    def _fill(self, values: Sequence[Tensor]) -> list[Tensor | None]:
+        filled = list(self.inputs)
+        for position, value in zip(self.varying, values, strict=True):
+            filled[position] = value
+        return filled
+
+    def _linear(self, *values: Tensor) -> Tensor:
+        return self.operator.linear_part(self._fill(values), frozenset(self.varying), self.attributes)
+
+    def apply(self, *columns: Tensor) -> Tensor:
+        """(r, B, ...) per varying input -> (r, B, ...)."""
+        if columns[0].shape[0] == 0:
+            shape = self._linear(*(torch.zeros_like(self.inputs[i]) for i in self.varying)).shape  # type: ignore[arg-type]
+            return columns[0].new_zeros((0, *shape))
+        return vmap(self._linear)(*columns)
+
+    def squared(self, *variances: Tensor) -> Tensor:
+        """Exact where the operator knows its squared form, else from fixed sign probes."""
+        if self.operator.squared is not None:
+            return self.operator.squared_part(self._fill(variances), frozenset(self.varying), self.attributes)
+        return probe_variances(self, variances)
+
+    def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
+        """(k, B, ...) -> one (k, B, ...) per varying input."""
+        zeros = [torch.zeros_like(self.inputs[i]) for i in self.varying]  # type: ignore[arg-type]
+        _, pullback = vjp(self._linear, *zeros)
+        return vmap(pullback)(cotangents)
+
+
+class Gains:
+    """Elementwise factors, one tensor per input: y = sum_i gain_i * x_i, broadcasting."""
+
+    def __init__(self, *gains: Tensor, shapes: Sequence[torch.Size] | None = None) -> None:
+        self.gains = gains
+        self.shapes = shapes or [gain.shape for gain in gains]
+
+    def apply(self, *columns: Tensor) -> Tensor:
+        """(r, B, ...) per input -> (r, B, ...)."""
+        return sum_all([gain * column for gain, column in zip(self.gains, columns, strict=True)])
+
+    def squared(self, *variances: Tensor) -> Tensor:
+        """(B, ...) per input -> (B, ...)."""
+        return sum_all([gain * gain * variance for gain, variance in zip(self.gains, variances, strict=True)])
+
+    def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
+        """(k, B, ...) -> one (k, B, ...) per input, summed over axes that were broadcast."""
+        count = cotangents.shape[0]
+        return tuple((gain * cotangents).sum_to_size((count, *shape)) for gain, shape in zip(self.gains, self.shapes, strict=True))
+
+
+class JacobianMap:
+    """Jacobian of any function of one or several tensors at a point."""
+
+    def __init__(self, function: Callable[..., Tensor], point: Sequence[Tensor]) -> None:
+        self.function = function
+        self.point = tuple(point)
+
+    def apply(self, *columns: Tensor) -> Tensor:
+        """Jacobian-vector products of a stack."""
+        if columns[0].shape[0] == 0:
+            return columns[0].new_zeros((0, *self.function(*self.point).shape))
+        return vmap(lambda *tangents: jvp(self.function, self.point, tangents)[1])(*columns)
+
+    def squared(self, *variances: Tensor) -> Tensor:
+        """From fixed sign probes."""
+        return probe_variances(self, variances)
+
+    def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
+        """Vector-Jacobian products of a stack."""
+        _, pullback = vjp(self.function, *self.point)
+        return vmap(pullback)(cotangents)
+
+
+def probe_variances(linear: Any, variances: Sequence[Tensor]) -> Tensor:
+    """Variance of A sqrt(v) s for random signs s, averaged over a fixed set of sign vectors; relative error about sqrt(2 / probes)."""
+    generator = torch.Generator().manual_seed(0)
+    stacks = []
+    for variance in variances:
+        signs = torch.randint(0, 2, (_PROBES, *variance.shape), generator=generator, dtype=torch.int8).to(variance.device)
+        stacks.append((2 * signs - 1).to(variance.dtype) * variance.sqrt())
+    return linear.apply(*stacks).square().mean(0)
+
+
+def sum_all(terms: Sequence[Tensor]) -> Tensor:
+    """Sum of at least one tensor."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

@@ -1,0 +1,143 @@
+"""Rule tables: one per domain, keyed by canonical operator, registered once and frozen after import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from assay.errors import AssayError
+from assay.grade import Grade
+from assay.graph import OPERATORS, Graph, Node, Operator, Sample
+
+Function = Callable[..., Any]
+F = TypeVar("F", bound=Function)
+Element = TypeVar("Element")
+
+
+@dataclass(frozen=True)
+class Rule(Generic[F]):
+    """How one domain treats one operator.
+
+    Attributes:
+        operator: canonical operator.
+        function: pure function, its signature set by the domain.
+        grade: reliability of the result when its inputs are exact.
+        note: what the reader of a coverage table should know, such as the quadrature used.
+    """
+
+    operator: str
+    function: F
+    grade: Grade
+    note: str = ""
+
+
+class RuleTable(Generic[F]):
+    """Rules of one domain.
+
+    Args:
+        domain: name of the domain.
+        derive: makes a rule for an operator that has none registered, from the operator's own traits (affine, elementwise); or None.
+        conformance: tries a rule on one sample of its operator and returns what is wrong with it, one sentence each.
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        derive: Callable[[Operator], Rule[F] | None] = lambda operator: None,
+        conformance: Callable[[Rule[F], Operator, Sample], list[str]] = lambda rule, operator, sample: [],
+    ) -> None:
+        self.domain = domain
+        self.derive = derive
+        self.conformance = conformance
+        self._rules: dict[str, Rule[F]] = {}
+        self._frozen = False
+
+    def rule(self, *operators: str, grade: Grade, note: str = "") -> Callable[[F], F]:
+        """Decorator that registers a function for these operators.
+
+        Raises:
+            ValueError: for an unknown operator, a second rule for one operator, or a frozen table.
+        """
+
+        def register(function: F) -> F:
+            for name in operators:
+                if self._frozen or name in self._rules or name not in OPERATORS:
+                    state = "frozen" if self._frozen else "registered twice" if name in self._rules else "not an operator"
+                    raise ValueError(f"rule {self.domain}/{name}: {state}")
+                self._rules[name] = Rule(name, function, grade, note)
+            return function
+
+        return register
+
+    def freeze(self) -> None:
+        """Let third parties add rules (entry points ``assay.rules.DOMAIN``), then refuse changes."""
+        for entry in entry_points(group=f"assay.rules.{self.domain}"):
+            entry.load()(self)
+        self._frozen = True
+
+    def lookup(self, operator: str) -> Rule[F] | None:
+        """The rule for an operator: registered, else derived from its traits, else None."""
+        return self._rules.get(operator) or self.derive(OPERATORS[operator])
+
+    def __iter__(self) -> Iterable[Rule[F]]:
+        return iter(self._rules.values())
+
+
+class Domain(Protocol[Element]):
+    """What a forward walk needs of a domain."""
+
+    def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> Element:
+        """Element of a node whose operands (elements or plain tensors) are given; `live` names what later nodes still read."""
+        ...
+
+    def release(self, name: str) -> None:
+        """The element of this node is read no more."""
+        ...
+
+
+def unsupported(graph: Graph, table: RuleTable[Any]) -> list[Node]:
+    """Nodes that depend on the input and have no rule in this domain."""
+    return [node for node in graph.layers if table.lookup(node.op) is None]
+
+
+def coverage(tables: Sequence[RuleTable[Any]]) -> list[Mapping[str, str]]:
+    """Operator x domain matrix, one record per operator: its family, and per domain the grade or an empty string."""
+    records = []
+    for operator in OPERATORS.values():
+        record = {"family": operator.family, "operator": operator.name}
+        for table in tables:
+            rule = table.lookup(operator.name)
+            record[table.domain] = "" if rule is None else rule.grade.value + (f" ({rule.note})" if rule.note else "")
+        records.append(record)
+    return records
+
+
+def check_rule(table: RuleTable[Any], operator: str, *, seed: int = 0) -> None:
+    """Conformance test of one rule: tries it on every sample of its operator.
+
+    Anyone who adds a rule calls this in their tests.
+
+    Args:
+        table: the domain's rule table.
+        operator: canonical operator.
+        seed: seed of the sample inputs.
+
+    Raises:
+        AssertionError: listing everything that is wrong.
+        AssayError: if the domain has no rule for the operator.
+    """
+    rule = table.lookup(operator)
+    if rule is None:
+        raise AssayError(f"The domain {table.domain} has no rule for {operator}.", where=operator, advice="Register one first.")
+    row = OPERATORS[operator]
+    generator = torch.Generator().manual_seed(seed)
+    wrong = [
+        f"sample {index}: {sentence}"
+        for index, sample in enumerate(row.samples(generator))
+        for sentence in table.conformance(rule, row, sample)
+    ]
+    assert not wrong, f"rule {table.domain}/{operator}:\n" + "\n".join(wrong)

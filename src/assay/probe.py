@@ -1,0 +1,56 @@
+"""The model as a function of its input: values, Jacobian-vector and vector-Jacobian products, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Function view of a model whose samples do not interact: row i of the output depends on row i of the input only."""
+
+    model: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs (B, K) of a batch (B, ...), without gradients."""
+        with torch.no_grad():
+            return self.model(x)
+
+    @property
+    def function(self) -> Callable[[Tensor], Tensor]:
+        """Pure differentiable function of the input, with the parameters held fixed."""
+        state = {name: t.detach() for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
+        return lambda x: functional_call(self.model, state, (x,))
+
+    def jvp(self, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, K) and J(x) v (B, K) for directions v of x's shape; exact derivative at x.
+
+        Operators without forward-mode derivatives are handled by differentiating the reverse pass twice.
+        """
+        with torch.no_grad():
+            try:
+                return jvp(self.function, (x,), (direction,))
+            except (NotImplementedError, RuntimeError) as error:
+                if "forward AD" not in str(error) and "forward-mode" not in str(error):
+                    raise
+        return _jvp_by_double_reverse(self.function, x, direction)
+
+    def vjp(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Outputs (B, K) and a function from cotangents (B, K) to J(x)^T u of x's shape; may be called repeatedly."""
+        outputs, pullback = vjp(self.function, x)
+        return outputs.detach(), lambda u: pullback(u)[0].detach()
+
+
+def _jvp_by_double_reverse(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        point = x.detach().requires_grad_(True)
+        outputs = function(point)
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        (transposed,) = torch.autograd.grad(outputs, point, dummy, create_graph=True)
+        (product,) = torch.autograd.grad(transposed, dummy, direction)
+    return outputs.detach(), product.detach()

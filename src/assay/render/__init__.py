@@ -1,0 +1,4 @@
+"""Renderers of results: one HTML file, terminal text, JSON, matplotlib figures. They import nothing but results.
+
+`html.write_report`, `html.render`, `html.result_fragment`, `terminal.print_audit`, `json.to_json`, `figures.draw`.
+"""

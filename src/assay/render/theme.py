@@ -1,0 +1,73 @@
+"""Colours and sizes of figures. Each colour stands for a CSS variable, so that an inlined figure follows dark and light."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from assay.render.text import clean
+
+INK = "#1c2733"
+MUTED = "#5b6776"
+GRID = "#dde3ea"
+SERIES = ("#2468b4", "#c8590a", "#0c857a", "#8450ba", "#b9336f", "#64707d")
+"""Distinguishable with the common colour deficiencies; neighbours differ in lightness too."""
+
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"s{index}" for index, colour in enumerate(SERIES)}
+"""CSS variable (``--fig-NAME``) that replaces each colour in an inlined figure."""
+
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
+
+WIDTH, HEIGHT = 6.1, 3.7  # inches; an SVG has 72 units an inch, so a figure is 439 units wide
+WIDE = 10.0
+
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "assay",
+    "text.parse_math": False,
+    "axes.unicode_minus": True,
+    "font.size": 10,
+    "font.family": ["DejaVu Sans"],
+    "axes.labelsize": 10,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.7,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "text.color": INK,
+}
+
+
+def colour(index: int) -> str:
+    """Colour of the series at a position."""
+    return SERIES[index % len(SERIES)]
+
+
+def dashes(index: int) -> str:
+    """Line style of the series at a position: past the last colour the style changes."""
+    return ("-", "--", ":")[index // len(SERIES) % 3]
+
+
+def wrapped(text: str) -> str:
+    """A title over at most two lines."""
+    return "\n".join(textwrap.wrap(clean(text, 130), 70)[:2])

@@ -1,0 +1,87 @@
+"""What the input side of sensitivity shares: checked inputs, chunks of bounded size, seeds that follow content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from assay.errors import SubjectError
+from assay.subject import Subject, as_subject
+
+Progress = Callable[[int, int, str], None]
+
+
+def prepared(model: nn.Module | Subject, x: Tensor) -> tuple[Subject, Tensor]:
+    """A Subject and the inputs in its dtype, after checking that the inputs can be differentiated at.
+
+    Raises:
+        SubjectError: for inputs that are not a floating-point batch, hold NaN or infinity, or do not fit the model.
+    """
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise SubjectError(
+            f"Inputs must be a floating-point tensor (B, ...), got {kind}.",
+            where="x",
+            advice="Convert them, for example x.float(); a derivative with respect to integers does not exist.",
+        )
+    if x.dim() < 2 or x.numel() == 0:
+        raise SubjectError(
+            f"Inputs must be a non-empty batch (B, ...), got shape {tuple(x.shape)}.",
+            where="x",
+            advice="Add the batch axis: x[None] for one sample.",
+        )
+    finite = torch.isfinite(x.flatten(1)).all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise SubjectError("The inputs hold NaN or infinity.", where=f"x, sample {row}", advice="Clean or drop it.")
+    tensors = model.model.parameters() if isinstance(model, Subject) else getattr(model, "parameters", tuple)()
+    dtype = next((p.dtype for p in tensors if p.dtype.is_floating_point), x.dtype)
+    x = x.detach().to(dtype)
+    subject = as_subject(model, x[:2])
+    expected = tuple(subject.example.shape[1:])
+    if subject.example.numel() and tuple(x.shape[1:]) != expected:
+        raise SubjectError(
+            f"The inputs have shape {tuple(x.shape[1:])} per sample, the model's data have {expected}.",
+            where="x",
+            advice="Reshape them to the model's input shape.",
+        )
+    return subject, x
+
+
+def checked_outputs(outputs: Tensor) -> Tensor:
+    """Outputs (B, K) as they are, or an error for NaN and infinity.
+
+    Raises:
+        SubjectError: with the first offending sample.
+    """
+    finite = torch.isfinite(outputs).all(1)
+    if not bool(finite.all()):
+        raise SubjectError(
+            "The model returns NaN or infinity.",
+            where=f"sample {int((~finite).nonzero()[0])}",
+            advice="Check the weights and the scale of this input.",
+        )
+    return outputs
+
+
+def rows_per_pass(x: Tensor, batch_size: int | None, *, gradients: bool) -> int:
+    """Samples per pass: as asked, else as many as keep 4 MiB (16 MiB without gradients) of inputs, at most 512."""
+    if batch_size is not None:
+        return max(1, batch_size)
+    budget = (4 if gradients else 16) * 2**20
+    return max(1, min(512, budget // (x[0].numel() * x.element_size())))
+
+
+def norms(batch: Tensor) -> Tensor:
+    """Euclidean norm of every sample, (B,), in double precision."""
+    return batch.flatten(1).double().norm(dim=1)
+
+
+def content_generator(sample: Tensor, seed: int) -> torch.Generator:
+    """A random generator that depends on a sample's values and the seed, not on its place in a batch."""
+    digest = hashlib.sha256(f"{seed}|{tuple(sample.shape)}|".encode())
+    digest.update(sample.detach().cpu().double().contiguous().numpy().tobytes())
+    return torch.Generator().manual_seed(int.from_bytes(digest.digest()[:8], "little") >> 1)

@@ -1,0 +1,243 @@
+"""Subject: one model with its data, seen in three ways: `graph`, `call` and `probe`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from assay.errors import SubjectError
+from assay.preprocess import Preprocessing
+from assay.probe import Probe
+
+if TYPE_CHECKING:
+    from assay.graph import Graph
+
+Task = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs and, where known, targets.
+
+    Attributes:
+        inputs: (N, ...) floating point, in the units of the user's data (before normalisation).
+        targets: (N,) integer labels, (N,) or (N, K) regression targets, or None.
+        name: where they came from.
+        class_names: names of the label values found with the data; may be empty.
+        bounds: legal range the loader knows of, such as (0, 1) for pictures, or None.
+    """
+
+    inputs: Tensor
+    targets: Tensor | None = None
+    name: str = "data"
+    class_names: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of inputs and targets: shapes, types and bytes."""
+        named = {"inputs": self.inputs} | ({} if self.targets is None else {"targets": self.targets})
+        return tensors_digest(named)
+
+    def take(self, count: int | None) -> Data:
+        """The first `count` samples (all when None)."""
+        if count is None or count >= len(self):
+            return self
+        return replace(self, inputs=self.inputs[:count], targets=None if self.targets is None else self.targets[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and everything needed to question it. Build it with `Subject.from_model` or `assay.load_subject`.
+
+    Attributes:
+        model: a private copy in eval mode, gradients off; preprocessing is its first layer. Parameters share memory with the
+            user's model, buffers do not.
+        data: inputs and targets, or None.
+        preprocessing: how data become model inputs.
+        class_names: one per output, or empty.
+        task: classification (outputs are logits) or regression.
+        name: for people.
+        trusted: what was executed because the user gave --trust.
+        warnings: what the reader must know, such as random weights.
+    """
+
+    model: nn.Module
+    data: Data | None
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+    task: Task = "classification"
+    name: str = "model"
+    trusted: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    example: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        data: Data | Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        class_names: tuple[str, ...] = (),
+        task: Task = "classification",
+        name: str = "",
+        trusted: tuple[str, ...] = (),
+        warnings: tuple[str, ...] = (),
+        example: Tensor | None = None,
+    ) -> Subject:
+        """Wrap a model and data, checking that they fit each other. The user's model is not changed.
+
+        Args:
+            model: any nn.Module taking one tensor (B, ...) and returning one tensor (B, K).
+            data: `Data`, inputs (N, ...), or (inputs, targets).
+            preprocessing: see `Preprocessing`; identity by default.
+            class_names: one per output.
+            task: whether outputs are logits or regression values.
+            name: for people; the class name when empty.
+            trusted: what code was executed to load the model.
+            warnings: passed on to every reader.
+            example: a batch to check the model with when there are no data.
+
+        Raises:
+            SubjectError: when model and data do not fit: shape, dtype, NaN, bounds, labels.
+        """
+        from assay import checks
+
+        if isinstance(data, Tensor):
+            data = Data(data)
+        elif isinstance(data, tuple):
+            data = Data(data[0], data[1])
+        preprocessing = preprocessing or Preprocessing(bounds=data.bounds if data is not None else None)
+        checks.check_module(model)
+        notes = list(warnings)
+        if model.training:
+            notes.append("The model was in training mode; it is analysed in evaluation mode.")
+        private = private_copy(model)
+        dtype = next((p.dtype for p in private.parameters() if p.dtype.is_floating_point), torch.float32)
+        if data is not None:
+            data = checks.checked_data(data, preprocessing, dtype)
+            example = data.inputs[:2]
+        wrapped = private if preprocessing.is_identity else nn.Sequential(preprocessing.module(dtype), private).eval()
+        if not preprocessing.is_identity:
+            wrapped._modules = {"preprocessing": wrapped[0], "model": wrapped[1]}
+        for tensor in wrapped.parameters():
+            tensor.requires_grad_(False)
+        subject = cls(
+            model=wrapped,
+            data=data,
+            preprocessing=preprocessing,
+            class_names=class_names or (data.class_names if data is not None else ()),
+            task=task,
+            name=name or type(model).__name__,
+            trusted=trusted,
+            warnings=tuple(notes),
+            example=example if example is not None else torch.empty(0),
+        )
+        if subject.example.numel():
+            checks.check_fit(subject)
+        return subject
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The captured layer graph, checked node by node against the model.
+
+        Raises:
+            CaptureError: when the model cannot be captured, with the reason and the source line.
+        """
+        from assay.graph import capture
+
+        if not self.example.numel():
+            raise SubjectError(
+                "A graph needs an example input, and this subject has neither data nor an example.",
+                where=self.name,
+                advice="Load data with the model, or pass example=.",
+            )
+        return capture(self.model, self.example)
+
+    @cached_property
+    def probe(self) -> Probe:
+        """The model as a function of its input, with JVP and VJP."""
+        return Probe(self.model)
+
+    def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits of a batch under changed parameters: names as in `model.named_parameters()`; others keep their value."""
+        return torch.func.functional_call(self.model, dict(parameters), (x,))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of parameters and buffers (names, shapes, types, bytes), the architecture's repr and the preprocessing."""
+        extra = f"{self.model!r}|{self.preprocessing.model_dump_json()}|{self.task}"
+        return tensors_digest(self.model.state_dict(), extra)
+
+    @cached_property
+    def output_count(self) -> int:
+        """Number of outputs K."""
+        with torch.no_grad():
+            return self.model(self.example[:1]).shape[1]
+
+    def output_name(self, index: int) -> str:
+        """Name of one output: its class name where known."""
+        if index < len(self.class_names):
+            return self.class_names[index]
+        return f"class {index}" if self.task == "classification" else f"output {index}"
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the subject, JSON-serialisable, for reports."""
+        return {
+            "name": self.name,
+            "model_digest": self.digest,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "task": self.task,
+            "class_names": list(self.class_names[:50]),
+            "outputs": self.output_count if self.example.numel() else None,
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+            "data": None if self.data is None else self.data.name,
+            "data_digest": None if self.data is None else self.data.digest,
+            "samples": None if self.data is None else len(self.data),
+            "input_shape": list(self.example.shape[1:]) if self.example.numel() else None,
+            "trusted": list(self.trusted),
+            "warnings": list(self.warnings),
+        }
+
+
+def as_subject(model: nn.Module | Subject, x: Tensor | None = None) -> Subject:
+    """A Subject as it is; a module wrapped, with `x` as its example input."""
+    return model if isinstance(model, Subject) else Subject.from_model(model, example=x)
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """Copy the modules in eval mode; parameters share memory with the original, buffers are copied.
+
+    The user's flags, hooks, gradients and buffers are not touched, and no memory is spent on parameters.
+    """
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().clone()
+    for module in model.modules():  # tensors kept as plain attributes (old-style weight norm) refuse deepcopy
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and id(value) not in memo:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo).eval()
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], extra: str = "") -> str:
+    """SHA-256 over names, types, shapes and bytes, in name order."""
+    digest = hashlib.sha256(extra.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
