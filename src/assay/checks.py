@@ -27,12 +27,14 @@ def check_module(model: nn.Module) -> None:
             where="model",
             advice="Pass the module itself; wrap a plain function in a small nn.Module.",
         )
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, Tensor):
-            continue
-        if tensor.is_meta:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta or is_lazy(tensor):
             raise SubjectError("The model has parameters without data.", where=name, advice="Load its weights first.")
-        if tensor.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        if not tensor.dtype.is_floating_point:
+            continue
+        # Buffers may hold -inf on purpose: attention masks do.
+        bad = ~torch.isfinite(tensor) if isinstance(tensor, nn.Parameter) else torch.isnan(tensor)
+        if bool(bad.any()):
             raise SubjectError(
                 "The model has NaN or infinite values in its parameters.", where=name, advice="Check the weights file."
             )
@@ -41,10 +43,17 @@ def check_module(model: nn.Module) -> None:
 def checked_data(data: Data, preprocessing: Preprocessing, dtype: torch.dtype) -> Data:
     """Data in the model's dtype, after checking that they are non-empty, finite and inside the bounds.
 
+    Returns:
+        The same data, inputs detached and in `dtype`.
+
     Raises:
         SubjectError: with the first offending sample.
     """
     inputs = data.inputs
+    if not isinstance(inputs, Tensor) or not (data.targets is None or isinstance(data.targets, Tensor)):
+        raise SubjectError(
+            "Inputs and targets must be torch tensors.", where=data.name, advice="Convert arrays with torch.as_tensor."
+        )
     if inputs.dim() < 2:
         raise SubjectError(
             f"Inputs must be a batch (N, ...), got shape {tuple(inputs.shape)}.",
@@ -81,7 +90,10 @@ def checked_data(data: Data, preprocessing: Preprocessing, dtype: torch.dtype) -
             where=data.name,
             advice="Give one target per input.",
         )
-    return replace(data, inputs=inputs.to(dtype))
+    targets = data.targets
+    if targets is not None and targets.dtype.is_floating_point and not bool(torch.isfinite(targets).all()):
+        raise SubjectError("The targets hold NaN or infinite values.", where=data.name, advice="Clean or drop them.")
+    return replace(data, inputs=inputs.detach().to(dtype))
 
 
 def check_fit(subject: Subject) -> None:
@@ -90,13 +102,12 @@ def check_fit(subject: Subject) -> None:
     Raises:
         SubjectError: saying which of these failed.
     """
-    x = subject.example[:2]
-    if len(x) == 1:
-        x = torch.cat([x, x])
+    x = subject.example[:2].clone()
+    if len(x) == 1:  # a second sample, different from the first, shows whether samples influence each other
+        x = torch.cat([x, 0.5 * x + 0.25 * subject.preprocessing.value_range])
+    before = x.clone()
     try:
-        with torch.no_grad():
-            together = subject.model(x)
-            alone = subject.model(x[:1])
+        together = _run(subject.model, x)
     except SubjectError:
         raise
     except Exception as error:
@@ -113,15 +124,50 @@ def check_fit(subject: Subject) -> None:
             advice="Wrap it so that it returns the logits or regression outputs as one matrix.",
         )
     if not bool(torch.isfinite(together).all()):
-        raise SubjectError("The model returns NaN or infinity on the data.", where=subject.name, advice="Check weights and preprocessing.")
-    size = float(together.abs().max()) + 1e-12
-    if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3 * size):
         raise SubjectError(
-            "The model's output for one sample changes with the other samples of the batch.",
+            "The model returns NaN or infinity on the data.",
             where=subject.name,
-            advice="Batch statistics are in use (batch norm without running statistics?); freeze them.",
+            advice="Check weights and preprocessing.",
         )
+    if not torch.equal(x, before):
+        raise SubjectError(
+            "The model overwrites its input.",
+            where=subject.name,
+            advice="Set inplace=False in the layers that see the input first.",
+        )
+    _check_samples_are_independent(subject, x, together)
     _check_labels(subject, together.shape[1])
+
+
+def _check_samples_are_independent(subject: Subject, x: Tensor, together: Tensor) -> None:
+    size = float(together.abs().max()) + 1e-12
+
+    def agree(first: Tensor, second: Tensor) -> bool:
+        return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-3 * size)
+
+    try:
+        alone = _run(subject.model, x[:1].clone())
+        if agree(alone, together[:1]):
+            return
+        repeated = agree(_run(subject.model, x.clone()), together)
+    except Exception:  # batch statistics of a single value are refused by torch itself
+        repeated = True
+    if not repeated:
+        raise SubjectError(
+            "The model's output is random: two runs on the same batch differ, also in evaluation mode.",
+            where=subject.name,
+            advice="Switch its noise or dropout off, or fix it to one draw.",
+        )
+    raise SubjectError(
+        "The model's output for one sample changes with the other samples of the batch, or it takes no single sample.",
+        where=subject.name,
+        advice="Batch statistics are in use (batch norm without running statistics?); freeze them.",
+    )
+
+
+def _run(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
 
 
 def _check_labels(subject: Subject, outputs: int) -> None:
@@ -132,9 +178,17 @@ def _check_labels(subject: Subject, outputs: int) -> None:
             where=subject.name,
             advice="Give one class name per output of the model.",
         )
-    if data is None or data.targets is None or subject.task != "classification":
+    if data is None or data.targets is None:
         return
     labels = data.targets
+    if subject.task == "regression":
+        if labels.numel() != len(labels) * outputs:
+            raise SubjectError(
+                f"The targets have shape {tuple(labels.shape)}, and the model has {outputs} outputs.",
+                where=data.name,
+                advice="Give one target value per output of the model.",
+            )
+        return
     if labels.dim() != 1 or labels.dtype.is_floating_point:
         raise SubjectError(
             f"Labels must be integers of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}.",
@@ -147,6 +201,11 @@ def _check_labels(subject: Subject, outputs: int) -> None:
             where=data.name,
             advice="Map the labels to 0..K-1 in the order of the model's outputs.",
         )
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a parameter of a lazy module has no shape yet."""
+    return isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Preprocessing: how raw data become model inputs. It belongs to the Subject, is stored with it, and is part of the model analysed.
+"""Preprocessing: how raw data become model inputs. It belongs to the Subject and is part of the model analysed.
 
 Two halves. `resize` and `crop` act once, when data are loaded. The rest is an affine map that becomes the first layer
-of the analysed network, so noise levels are always in the units of the user's data (`bounds`), never of the normalised tensor.
+of the analysed network, so noise levels are in the units of the user's data (`bounds`), never of the normalised tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Preprocessing(BaseModel):
     Attributes:
         resize: short side in pixels after resizing, or None.
         crop: side of the centre crop in pixels, or None.
-        bounds: lowest and highest legal value of the data, such as (0, 1) for images as floats; None for unbounded tables.
+        bounds: lowest and highest legal value of the data, such as (0, 1) for images as floats; None for tables.
         scale: `bounds` are mapped onto this range before mean and standard deviation are applied, such as (0, 255).
         channel_order: order the *model* expects; data are always RGB.
         mean: per channel (or one), subtracted after scaling.
@@ -93,6 +93,12 @@ class Normalise(nn.Module):
                 advice="Give one mean and std per channel of the data, or one for all.",
             )
         if self.reverse:
+            if x.shape[1] != 3:
+                raise SubjectError(
+                    f"BGR order needs three channels, but the data have shape {tuple(x.shape)}.",
+                    where="preprocessing channel_order",
+                    advice="Use RGB for data without colours.",
+                )
             x = torch.cat([x[:, 2:3], x[:, 1:2], x[:, 0:1]], dim=1)
         shape = (-1,) + (1,) * (x.dim() - 2)
         return x * self.multiplier.reshape(shape) + self.offset.reshape(shape)
@@ -112,5 +118,7 @@ PRESETS = {
         channel_order="BGR",
         mean=(103.939, 116.779, 123.68),
     ),
-    "symmetric": Preprocessing(resize=256, crop=224, bounds=(0.0, 1.0), scale=(0.0, 255.0), mean=(127.0,), std=(128.0,)),
+    "symmetric": Preprocessing(
+        resize=256, crop=224, bounds=(0.0, 1.0), scale=(0.0, 255.0), mean=(127.0,), std=(128.0,)
+    ),
 }

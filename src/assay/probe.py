@@ -12,7 +12,7 @@ from torch.func import functional_call, jvp, vjp
 
 @dataclass(frozen=True)
 class Probe:
-    """Function view of a model whose samples do not interact: row i of the output depends on row i of the input only."""
+    """Function view of a model whose samples do not interact: row i of the output depends on row i of the input."""
 
     model: nn.Module
 
@@ -31,6 +31,12 @@ class Probe:
         """Outputs (B, K) and J(x) v (B, K) for directions v of x's shape; exact derivative at x.
 
         Operators without forward-mode derivatives are handled by differentiating the reverse pass twice.
+
+        Returns:
+            Both, detached.
+
+        Raises:
+            RuntimeError: The model itself fails on x.
         """
         with torch.no_grad():
             try:

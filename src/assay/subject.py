@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,6 +34,7 @@ class Data:
         name: where they came from.
         class_names: names of the label values found with the data; may be empty.
         bounds: legal range the loader knows of, such as (0, 1) for pictures, or None.
+        notes: what the loader decided and the reader should know; they join the subject's warnings.
     """
 
     inputs: Tensor
@@ -39,6 +42,7 @@ class Data:
     name: str = "data"
     class_names: tuple[str, ...] = ()
     bounds: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -61,8 +65,8 @@ class Subject:
     """A model and everything needed to question it. Build it with `Subject.from_model` or `assay.load_subject`.
 
     Attributes:
-        model: a private copy in eval mode, gradients off; preprocessing is its first layer. Parameters share memory with the
-            user's model, buffers do not.
+        model: a private copy in eval mode, gradients off; preprocessing is its first layer. Parameters share memory
+            with the user's model, buffers do not.
         data: inputs and targets, or None.
         preprocessing: how data become model inputs.
         class_names: one per output, or empty.
@@ -109,6 +113,9 @@ class Subject:
             warnings: passed on to every reader.
             example: a batch to check the model with when there are no data.
 
+        Returns:
+            The subject, checked.
+
         Raises:
             SubjectError: when model and data do not fit: shape, dtype, NaN, bounds, labels.
         """
@@ -118,9 +125,11 @@ class Subject:
             data = Data(data)
         elif isinstance(data, tuple):
             data = Data(data[0], data[1])
-        preprocessing = preprocessing or Preprocessing(bounds=data.bounds if data is not None else None)
+        preprocessing = preprocessing or Preprocessing()
+        if preprocessing.bounds is None and data is not None and data.bounds is not None:
+            preprocessing = preprocessing.model_copy(update={"bounds": data.bounds})
         checks.check_module(model)
-        notes = list(warnings)
+        notes = [*warnings, *(data.notes if data is not None else ())]
         if model.training:
             notes.append("The model was in training mode; it is analysed in evaluation mode.")
         private = private_copy(model)
@@ -128,9 +137,10 @@ class Subject:
         if data is not None:
             data = checks.checked_data(data, preprocessing, dtype)
             example = data.inputs[:2]
-        wrapped = private if preprocessing.is_identity else nn.Sequential(preprocessing.module(dtype), private).eval()
+        wrapped = private
         if not preprocessing.is_identity:
-            wrapped._modules = {"preprocessing": wrapped[0], "model": wrapped[1]}
+            layers = OrderedDict(preprocessing=preprocessing.module(dtype), model=private)
+            wrapped = nn.Sequential(layers).eval()
         for tensor in wrapped.parameters():
             tensor.requires_grad_(False)
         subject = cls(
@@ -154,6 +164,7 @@ class Subject:
 
         Raises:
             CaptureError: when the model cannot be captured, with the reason and the source line.
+            SubjectError: when there is no input to capture it with.
         """
         from assay.graph import capture
 
@@ -171,14 +182,16 @@ class Subject:
         return Probe(self.model)
 
     def call(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Logits of a batch under changed parameters: names as in `model.named_parameters()`; others keep their value."""
+        """Logits of a batch under changed parameters, named as in `model.named_parameters()`; others keep theirs."""
         return torch.func.functional_call(self.model, dict(parameters), (x,))
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of parameters and buffers (names, shapes, types, bytes), the architecture's repr and the preprocessing."""
-        extra = f"{self.model!r}|{self.preprocessing.model_dump_json()}|{self.task}"
-        return tensors_digest(self.model.state_dict(), extra)
+        """SHA-256 of parameters and buffers (names, shapes, types, bytes), the repr and the preprocessing."""
+        shown = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.model))  # functions print their address
+        extra = f"{shown}|{self.preprocessing.model_dump_json()}|{self.task}"
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        return tensors_digest(parameters | dict(self.model.named_buffers(remove_duplicate=False)), extra)
 
     @cached_property
     def output_count(self) -> int:
@@ -220,6 +233,12 @@ def private_copy(model: nn.Module) -> nn.Module:
     """Copy the modules in eval mode; parameters share memory with the original, buffers are copied.
 
     The user's flags, hooks, gradients and buffers are not touched, and no memory is spent on parameters.
+
+    Returns:
+        The copy.
+
+    Raises:
+        SubjectError: when an attribute of the model cannot be copied.
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -230,7 +249,14 @@ def private_copy(model: nn.Module) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in memo:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo).eval()
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise SubjectError(
+            f"The model could not be copied: {type(error).__name__}: {str(error)[:200]}",
+            where=type(model).__name__,
+            advice="Take open files, locks and tensors with a gradient history out of its attributes.",
+        ) from error
 
 
 def tensors_digest(tensors: Mapping[str, Tensor], extra: str = "") -> str:

@@ -40,9 +40,9 @@ def largest_response(
     """Maximise ||f(x + d) - f(x)|| over ||d|| = radius from several starts, keeping the best point of every path.
 
     Each step moves d / radius by `step` along the normalised gradient and projects back to the sphere; the step falls
-    geometrically from `first_step` to `last_step`. Cost per sample and start: `steps` passes forward and backward and one
-    forward; memory: the activations of B S samples, S the number of starts. With `bounds`, x + d is clipped to the legal
-    range after each projection, so that ||d|| may be smaller than the radius.
+    geometrically from `first_step` to `last_step`. Cost per sample and start: `steps` passes forward and backward and
+    one forward; memory: the activations of B S samples, S the number of starts. With `bounds`, x + d is clipped to the
+    legal range after each projection, so that ||d|| may be smaller than the radius.
 
     Args:
         probe: the model as a function.
@@ -54,13 +54,17 @@ def largest_response(
         last_step: step length at the end.
         bounds: lowest and highest legal input value, or None; inputs already outside are left where they are.
 
+    Returns:
+        The best point of every sample's paths.
+
     Raises:
         UsageError: for shapes that do not fit, or fewer than one step or start.
     """
     count = starts.shape[1] if starts.dim() > 1 else 0
     if steps < 1 or count < 1 or starts.shape != (len(x), count, *x.shape[1:]) or radius.shape != (len(x),):
         raise UsageError(
-            f"x {tuple(x.shape)}, radius {tuple(radius.shape)}, starts {tuple(starts.shape)} and steps={steps} do not fit.",
+            f"x {tuple(x.shape)}, radius {tuple(radius.shape)}, starts {tuple(starts.shape)} and steps={steps} do "
+            "not fit.",
             where="largest_response",
             advice="Give radius (B,), starts (B, S, ...) with S >= 1 and at least one step.",
         )

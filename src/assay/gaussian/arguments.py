@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import reduce
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from assay.errors import UsageError
 
-Number = Tensor | float
+Number: TypeAlias = Tensor | float
 
 
 def as_tensors(*values: Number) -> tuple[Tensor, ...]:
@@ -34,6 +35,11 @@ def as_tensors(*values: Number) -> tuple[Tensor, ...]:
         value.to(dtype) if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype, device=device)
         for value in values
     )
+
+
+def broadcast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Views of the tensors, all of their common shape."""
+    return tuple(torch.broadcast_tensors(*tensors))
 
 
 def _holds(condition: Tensor) -> bool:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from assay.errors import UsageError
-from assay.gaussian.arguments import Number, as_tensors, require_correlation, require_deviation
+from assay.gaussian.arguments import Number, as_tensors, broadcast, require_correlation, require_deviation
 from assay.gaussian.bivariate import rectified_covariance
 from assay.gaussian.normal import density
 from assay.gaussian.quadrature import legendre
 from assay.gaussian.rectified import RectifiedStatistics, comonotone_covariance, rectified, standardise
 
-_WIDE = 8.0
+_WIDE = 2.0
 """std over knot range above which pieces are integrated: closed forms would lose 2 log10(ratio) digits there."""
 
 
@@ -126,7 +126,8 @@ def _bend(near: _Anchored, function: PiecewiseLinear) -> Tensor:
     return bend
 
 
-def _closed(near: _Anchored, function: PiecewiseLinear, std: Tensor) -> tuple[Tensor, Tensor]:
+def _closed(near: _Anchored, function: PiecewiseLinear, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and gain from the terms around the mean."""
     shift, scale = torch.zeros_like(std), near.slope.square() * torch.ones_like(std)
     for j, jump in enumerate(function.jumps):
         tail, side = near.tails[j], near.sides[j]
@@ -137,22 +138,24 @@ def _closed(near: _Anchored, function: PiecewiseLinear, std: Tensor) -> tuple[Te
             together = comonotone_covariance(near.points[j], near.points[k])
             opposed = -tail.mean * near.tails[k].mean
             scale = scale + 2 * jump * function.jumps[k] * torch.where(side == near.sides[k], together, opposed)
-    return near.value + std * shift, std.square() * scale.clamp(min=0)
+    return near.value + std * shift, std.square() * scale.clamp(min=0), near.slope + _bend(near, function)
 
 
-def _integrated(function: PiecewiseLinear, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance piece by piece, for std above _WIDE times the knot range: all terms of size f^2, none std^2."""
+def _integrated(function: PiecewiseLinear, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and gain piece by piece, for std above _WIDE times the knot range: terms like f^2, not std^2."""
     first, last = function.knots[0], function.knots[-1]
     left, right = rectified((first - mean) / std), rectified((mean - last) / std)
     (slope_left, base_left), (slope_right, base_right) = function.line(0), function.line(len(function.knots))
     value_left, value_right = base_left + slope_left * first, base_right + slope_right * last
-    parts: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Number, Tensor]] = []
+    gain = slope_left * left.probability + slope_right * right.probability
     for count, (low, high) in enumerate(zip(function.knots[:-1], function.knots[1:], strict=True), start=1):
         slope, intercept = function.line(count)
-        for node, weight in legendre(6):
+        for node, weight in legendre(12):
             x = low + (high - low) * node
             height = (weight * (high - low)) * density((x - mean) / std) / std
-            parts.append((intercept + slope * x + torch.zeros_like(mean), height))
+            parts.append((intercept + slope * x, height))
+            gain = gain + slope * height
     average = left.probability * value_left + right.probability * value_right
     average = average + std * (slope_right * right.mean - slope_left * left.mean)
     for value, height in parts:
@@ -164,8 +167,8 @@ def _integrated(function: PiecewiseLinear, mean: Tensor, std: Tensor) -> tuple[T
         second = tail.variance + tail.mean.square()
         spread = spread + away.square() * tail.probability + 2 * away * run * tail.mean + run.square() * second
     for value, height in parts:
-        spread = spread + height * (value - average).square()
-    return average, spread.clamp(min=0)
+        spread = spread + height * (average - value).square()
+    return average, spread.clamp(min=0), gain
 
 
 def piecewise_linear_moments(
@@ -204,17 +207,16 @@ def piecewise_linear_moments(
     mean, std = as_tensors(mean, std)
     require_deviation(std, "piecewise_linear_moments(std)")
     function = _checked(PiecewiseLinear(slope, offset, tuple(knots), tuple(jumps)))
-    mean, std = torch.broadcast_tensors(mean, std)
+    mean, std = broadcast(mean, std)
     near = _anchor(function, mean, std)
     if len(function.knots) < 2:
-        average, variance = _closed(near, function, std)
-    else:
-        wide = std > _WIDE * (function.knots[-1] - function.knots[0])
-        one, zero = torch.ones_like(std), torch.zeros_like(mean)
-        closed = _closed(near, function, torch.where(wide, one, std))
-        integrated = _integrated(function, torch.where(wide, mean, zero), torch.where(wide, std, one))
-        average, variance = (torch.where(wide, *pair) for pair in zip(integrated, closed, strict=True))
-    return average, variance, near.slope + _bend(near, function)
+        return _closed(near, function, std)
+    wide = std > _WIDE * (function.knots[-1] - function.knots[0])
+    one, zero = torch.ones_like(std), torch.zeros_like(mean)
+    closed = _closed(near, function, torch.where(wide, one, std))
+    integrated = _integrated(function, torch.where(wide, mean, zero), torch.where(wide, std, one))
+    average, variance, gain = (torch.where(wide, *pair) for pair in zip(integrated, closed, strict=True))
+    return average, variance, gain
 
 
 def piecewise_linear_covariance(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from assay.gaussian.arguments import Number, as_tensors, require_deviation
+from assay.gaussian.arguments import Number, as_tensors, broadcast, require_deviation
 from assay.gaussian.normal import FAR, density, distribution, mills_ratio
 
 
@@ -200,7 +200,7 @@ def comonotone_covariance(a: Tensor, b: Tensor) -> Tensor:
         >>> round(float(comonotone_covariance(torch.tensor(0.0), torch.tensor(0.0))), 6)
         0.340845
     """
-    a, b = torch.broadcast_tensors(a.clamp(-FAR, FAR), b.clamp(-FAR, FAR))
+    a, b = broadcast(a.clamp(-FAR, FAR), b.clamp(-FAR, FAR))
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     reflect = low + high > 0
     lower, upper = torch.where(reflect, -high, low), torch.where(reflect, -low, high)

@@ -6,6 +6,7 @@
 from assay.graph.draw import draw_svg
 from assay.graph.evaluate import evaluate, evaluate_node
 from assay.graph.from_export import capture
+from assay.graph.lower import lower_max_pools
 from assay.graph.ir import BatchSize, Graph, Node, TensorSpec
 from assay.graph.operators import OPERATORS, Operator, Sample
 
@@ -21,4 +22,5 @@ __all__ = [
     "draw_svg",
     "evaluate",
     "evaluate_node",
+    "lower_max_pools",
 ]

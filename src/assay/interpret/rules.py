@@ -27,12 +27,14 @@ class Rule(Generic[F]):
         function: pure function, its signature set by the domain.
         grade: reliability of the result when its inputs are exact.
         note: what the reader of a coverage table should know, such as the quadrature used.
+        applies: whether it can treat the operator when the inputs at these positions vary.
     """
 
     operator: str
     function: F
     grade: Grade
     note: str = ""
+    applies: Callable[[frozenset[int]], bool] = lambda varying: True
 
 
 class RuleTable(Generic[F]):
@@ -42,6 +44,7 @@ class RuleTable(Generic[F]):
         domain: name of the domain.
         derive: makes a rule for an operator that has none registered, from the operator's own traits (affine, elementwise); or None.
         conformance: tries a rule on one sample of its operator and returns what is wrong with it, one sentence each.
+        lowered: operators that are rewritten into simpler ones before the walk, with what they become.
     """
 
     def __init__(
@@ -49,14 +52,22 @@ class RuleTable(Generic[F]):
         domain: str,
         derive: Callable[[Operator], Rule[F] | None] = lambda operator: None,
         conformance: Callable[[Rule[F], Operator, Sample], list[str]] = lambda rule, operator, sample: [],
+        lowered: Mapping[str, str] | None = None,
     ) -> None:
         self.domain = domain
         self.derive = derive
         self.conformance = conformance
+        self.lowered = dict(lowered or {})
         self._rules: dict[str, Rule[F]] = {}
         self._frozen = False
 
-    def rule(self, *operators: str, grade: Grade, note: str = "") -> Callable[[F], F]:
+    def rule(
+        self,
+        *operators: str,
+        grade: Grade,
+        note: str = "",
+        applies: Callable[[frozenset[int]], bool] = lambda varying: True,
+    ) -> Callable[[F], F]:
         """Decorator that registers a function for these operators.
 
         Raises:
@@ -68,7 +79,7 @@ class RuleTable(Generic[F]):
                 if self._frozen or name in self._rules or name not in OPERATORS:
                     state = "frozen" if self._frozen else "registered twice" if name in self._rules else "not an operator"
                     raise ValueError(f"rule {self.domain}/{name}: {state}")
-                self._rules[name] = Rule(name, function, grade, note)
+                self._rules[name] = Rule(name, function, grade, note, applies)
             return function
 
         return register
@@ -79,9 +90,15 @@ class RuleTable(Generic[F]):
             entry.load()(self)
         self._frozen = True
 
-    def lookup(self, operator: str) -> Rule[F] | None:
-        """The rule for an operator: registered, else derived from its traits, else None."""
-        return self._rules.get(operator) or self.derive(OPERATORS[operator])
+    def lookup(self, operator: str, varying: frozenset[int] | None = None) -> Rule[F] | None:
+        """The rule for an operator: registered, else derived from its traits, else None.
+
+        With `varying`, only a rule that can treat the operator when the inputs at these positions vary.
+        """
+        for rule in (self._rules.get(operator), self.derive(OPERATORS[operator])):
+            if rule is not None and (varying is None or rule.applies(varying)):
+                return rule
+        return None
 
     def __iter__(self) -> Iterable[Rule[F]]:
         return iter(self._rules.values())
@@ -101,7 +118,12 @@ class Domain(Protocol[Element]):
 
 def unsupported(graph: Graph, table: RuleTable[Any]) -> list[Node]:
     """Nodes that depend on the input and have no rule in this domain."""
-    return [node for node in graph.layers if table.lookup(node.op) is None]
+    return [node for node in graph.layers if table.lookup(node.op, varying_positions(graph, node)) is None]
+
+
+def varying_positions(graph: Graph, node: Node) -> frozenset[int]:
+    """Positions of a node's inputs that depend on the graph's input."""
+    return frozenset(i for i, name in enumerate(node.inputs) if name in graph.dependent)
 
 
 def coverage(tables: Sequence[RuleTable[Any]]) -> list[Mapping[str, str]]:
@@ -111,7 +133,8 @@ def coverage(tables: Sequence[RuleTable[Any]]) -> list[Mapping[str, str]]:
         record = {"family": operator.family, "operator": operator.name}
         for table in tables:
             rule = table.lookup(operator.name)
-            record[table.domain] = "" if rule is None else rule.grade.value + (f" ({rule.note})" if rule.note else "")
+            described = "" if rule is None else rule.grade.value + (f" ({rule.note})" if rule.note else "")
+            record[table.domain] = described or table.lowered.get(operator.name, "")
         records.append(record)
     return records
 

@@ -11,13 +11,16 @@ from assay.errors import UsageError
 def chosen_rows(count: int, limit: int | None, labels: Tensor | None = None) -> Tensor:
     """Indices of `limit` out of `count` samples, ascending.
 
-    Evenly spaced; where integer labels are known, evenly spaced in the order of the labels, so that each class keeps its
-    share whether the data are sorted, shuffled or cyclic.
+    Evenly spaced; where integer labels are known, evenly spaced in the order of the labels, so that each class keeps
+    its share whether the data are sorted, shuffled or cyclic.
 
     Args:
         count: number of samples there are.
         limit: number wanted; None for all.
         labels: (count,) integer labels, or None (also for regression targets, which are ignored).
+
+    Returns:
+        (min(limit, count),) indices.
 
     Raises:
         UsageError: when the limit is not positive.

@@ -1,6 +1,6 @@
 """The two demo networks and their data: a small residual net on digits, and a regression twin on diabetes.
 
-The weights are files in `assay.data`, made by `tools/train_demo.py`; the data are scikit-learn's, split the same way here and there.
+The weights are files in `assay.data`, made by `tools/train_demo.py`; the data are scikit-learn's, split here for both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Residual(nn.Module):
 
 
 class DigitsNet(nn.Module):
-    """Digits (B, 1, 8, 8) in [0, 1] -> logits (B, 10); 38 thousand parameters, one of each kind of layer a small CNN has."""
+    """Digits (B, 1, 8, 8) in [0, 1] -> logits (B, 10); 37,674 parameters, the usual kinds of layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def digits_split() -> Split:
 
 
 def diabetes_split() -> Split:
-    """scikit-learn's diabetes, features (N, 10) and target (N, 1) standardised by the 331 training rows; 111 rows to test."""
+    """scikit-learn's diabetes, features (N, 10) and target (N, 1) standardised by 331 training rows; 111 to test."""
     from sklearn.datasets import load_diabetes
 
     inputs, targets = (torch.from_numpy(array) for array in load_diabetes(return_X_y=True, scaled=False))
@@ -105,6 +105,9 @@ def demo_model(task: str = "classification") -> nn.Module:
     Args:
         task: "classification" (digits) or "regression" (diabetes).
 
+    Returns:
+        A new `DigitsNet` or `DiabetesNet`.
+
     Example:
         >>> demo_model()(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
@@ -122,6 +125,9 @@ def demo_data(task: str = "classification") -> Data:
 
     Args:
         task: "classification" (500 digits in [0, 1]) or "regression" (111 rows of standardised features and target).
+
+    Returns:
+        Inputs and labels (N,), or values (N, 1).
 
     Example:
         >>> len(demo_data()), demo_data().bounds

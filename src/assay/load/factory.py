@@ -30,6 +30,9 @@ _FILE = re.compile(r".+\.py:[A-Za-z_]\w*")
 def is_factory(spec: str) -> bool:
     """Whether a specification has the form of a factory.
 
+    Returns:
+        True for `package.module:name` and `FILE.py:name`.
+
     Example:
         >>> is_factory("mypkg.models:make"), is_factory("nets/small.py:make"), is_factory("weights.pt")
         (True, True, False)
@@ -41,6 +44,9 @@ def call_factory(spec: str, trust: bool | Trust) -> Any:
     """Import and call a factory; an object that is already a model or data is handed over as it is.
 
     The caller's random streams and torch's global switches are as before afterwards.
+
+    Returns:
+        What the factory returned.
 
     Raises:
         TrustRequired: before anything is imported, when trust was not given.
@@ -56,7 +62,9 @@ def call_factory(spec: str, trust: bool | Trust) -> Any:
         except AttributeError as error:
             public = [each for each in vars(module) if not each.startswith("_") and callable(vars(module)[each])]
             raise UsageError(
-                f"{source} has no {name!r}.", where=spec, advice=f"Functions and classes there: {', '.join(public[:8])}."
+                f"{source} has no {name!r}.",
+                where=spec,
+                advice=f"Functions and classes there: {', '.join(public[:8])}.",
             ) from error
         if isinstance(made, (nn.Module, Tensor, tuple, Data, Dataset, DataLoader)) or not callable(made):
             return made

@@ -27,7 +27,9 @@ def isolated(seed: int | None = None) -> Iterator[None]:
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     # Seeding an accelerator that nobody has started yet cannot be undone, so only those in use are saved.
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    devices = (
+        list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    )
     try:
         with torch.random.fork_rng(devices=devices):
             if seed is not None:

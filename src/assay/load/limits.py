@@ -30,6 +30,9 @@ def require_memory(size: float, where: str, what: str = "The data") -> None:
 def existing_file(path: Path, what: str) -> Path:
     """The path itself when it is a readable, non-empty file.
 
+    Returns:
+        The path.
+
     Raises:
         SubjectError: when it is missing, a folder, empty or not readable.
     """
@@ -52,6 +55,9 @@ def existing_file(path: Path, what: str) -> Path:
 
 def open_zip(path: Path, what: str) -> zipfile.ZipFile:
     """Open a zip archive whose table of contents can be read and whose contents would fit into memory.
+
+    Returns:
+        The archive, open.
 
     Raises:
         SubjectError: when it is no zip archive, truncated, or claims to be larger than memory.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ class LoadedModel:
 
 
 class ExportedNetwork(nn.Module):
-    """A `.pt2` program as a module: exported programs refuse `eval()`, because what they do in it was fixed at export."""
+    """A `.pt2` program as a module: such programs refuse `eval()`, because the mode was fixed at export."""
 
     def __init__(self, program: nn.Module, code: str) -> None:
         super().__init__()
@@ -87,6 +89,9 @@ def load_model(
         trust: whether code may be executed.
         weights: a file of weights for a named network or a factory's.
         arch: the network a file of weights belongs to: any form that is not itself a file of weights.
+
+    Returns:
+        The network and what is known about it.
 
     Raises:
         TrustRequired: when it would execute code and trust was not given.
@@ -166,7 +171,8 @@ def _built(spec: str, content: Any, trust: Trust, where: str) -> LoadedModel:
                 where=spec,
                 advice="Return the network itself.",
             )
-        loaded = LoadedModel(made, spec)
+        # Weights go into a copy: the factory may have handed out an object that others hold too.
+        loaded = LoadedModel(made if content is None else copy.deepcopy(made), spec)
     else:
         raise UsageError("This is not a model specification.", where=spec, advice=f"Use one of: {'; '.join(FORMS)}.")
     if content is not None:
@@ -180,7 +186,8 @@ def _from_program(path: Path, trust: Trust) -> LoadedModel:
     require_trust(trust, f"exported program {path.name}", str(path))
     open_zip(path, "exported program").close()
     try:
-        with isolated():
+        with isolated(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about itself
             program = torch.export.load(path)
             module = ExportedNetwork(program.module(), program.graph_module.code)
     except Exception as error:

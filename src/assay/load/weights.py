@@ -1,27 +1,40 @@
-"""Weight files: read without executing code where that is possible, and fitted to a network with a full account of what differs."""
+"""Weight files: read without executing code, and fitted to a network with a full account of what differs."""
 
 from __future__ import annotations
 
 import pickle
 import pickletools
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
 from assay.errors import SubjectError, TrustRequired
+from assay.load.isolation import isolated
 from assay.load.limits import existing_file, open_zip
 from assay.load.trust import Trust, require_trust
 
 PICKLES = (".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLES)
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "state_dict_ema", "module")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-_HARMLESS = ("torch.", "collections.OrderedDict", "torch._utils.", "_codecs.encode")
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "module",
+)
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+_TENSOR_PARTS = ("torch._utils.", "torch._tensor.", "torch.storage.", "torch.nn.parameter.", "collections.OrderedDict")
 
 
 def read_weights(path: Path, trust: bool | Trust = False) -> nn.Module | dict[str, Any]:
@@ -29,6 +42,9 @@ def read_weights(path: Path, trust: bool | Trust = False) -> nn.Module | dict[st
 
     `.safetensors` cannot hold code. `.pt`, `.pth` and `.bin` are read with `weights_only=True`; only when that refuses
     the file *and* trust was given is it unpickled in full, and recorded.
+
+    Returns:
+        A dictionary of tensors, possibly wrapped in others; or a module.
 
     Raises:
         TrustRequired: when the file holds objects other than tensors and trust was not given; nothing was executed.
@@ -94,6 +110,9 @@ def fit_weights(model: nn.Module, content: nn.Module | Mapping[str, Any], where:
 def state_of(content: nn.Module | Mapping[str, Any], where: str, notes: list[str] | None = None) -> dict[str, Any]:
     """The dictionary of tensors inside what a weights file held, unwrapped.
 
+    Returns:
+        Parameter name -> tensor.
+
     Raises:
         SubjectError: when there is none.
     """
@@ -103,14 +122,18 @@ def state_of(content: nn.Module | Mapping[str, Any], where: str, notes: list[str
             return dict(content.state_dict())
         if not isinstance(content, Mapping):
             break
-        if content and all(isinstance(key, str) for key in content) and _mostly_tensors(content):
+        if content and all(isinstance(key, str) for key in content) and _all_tensors(content):
             return dict(content)
         inner = next((key for key in _WRAPPERS if isinstance(content.get(key), (Mapping, nn.Module))), None)
         if inner is None:
             break
         notes.append(f"The weights were taken from the entry {inner!r} of the file.")
         content = content[inner]
-    held = f"a dictionary with the keys {_some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
+    held = (
+        f"a dictionary with the keys {_some(map(str, content))}"
+        if isinstance(content, Mapping)
+        else type(content).__name__
+    )
     raise SubjectError(
         f"The file holds {held}, not a dictionary of tensors.",
         where=where,
@@ -132,7 +155,7 @@ def _read_pickle(path: Path, trust: Trust) -> Any:
         with open_zip(path, "weights file") as archive:
             _refuse_programs(path, archive.namelist())
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return _load(path, weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = foreign_globals(path)
         if not foreign:
@@ -141,21 +164,28 @@ def _read_pickle(path: Path, trust: Trust) -> Any:
             require_trust(trust, f"pickle {path.name}", str(path))
         except TrustRequired as refusal:
             raise TrustRequired(
-                f"The file holds pickled objects, not only tensors: {_some(foreign, 3)}. Loading them executes code, and "
-                "trust was not given.",
+                f"The file holds pickled objects, not only tensors: {_some(foreign, 3)}. Loading them executes code, "
+                "and trust was not given.",
                 where=str(path),
-                advice="Save model.state_dict() instead of the model; or, if you trust its origin, repeat with --trust.",
+                advice="Save model.state_dict() instead of the model; or repeat with --trust if you trust its origin.",
             ) from refusal
     except Exception as error:  # damaged in any of a hundred ways; nothing was executed
         raise _damaged(path, "weights file", error) from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with isolated():
+            return _load(path, weights_only=False)
     except Exception as error:
         raise SubjectError(
             f"The pickled objects cannot be restored: {type(error).__name__}: {str(error)[:300]}",
             where=str(path),
             advice="The code that defines them must be importable here; or save a state dict instead.",
         ) from error
+
+
+def _load(path: Path, *, weights_only: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on pickle protocols; what matters is raised
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
 
 
 def _refuse_programs(path: Path, names: list[str]) -> None:
@@ -165,14 +195,20 @@ def _refuse_programs(path: Path, names: list[str]) -> None:
             where=str(path),
             advice="Save the original module's state_dict(), or export it with torch.export to a .pt2 file.",
         )
-    if any(name.endswith("/archive_format") for name in names) and not any(name.endswith("/data.pkl") for name in names):
+    if any(name.endswith("/archive_format") for name in names) and not any(
+        name.endswith("/data.pkl") for name in names
+    ):
         raise SubjectError(
             "This is an exported program, not a file of weights.", where=str(path), advice="Name it FILE.pt2."
         )
 
 
 def foreign_globals(path: Path) -> list[str]:
-    """Names of functions and classes a pickle would import, read without executing it; torch's own tensors left out."""
+    """What a pickle would import beyond torch's own tensors: names of functions and classes, read without executing it.
+
+    Returns:
+        The names, or a remark on a protocol newer than torch reads safely; empty when it is no pickle.
+    """
     try:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as stream:
@@ -180,36 +216,53 @@ def foreign_globals(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(member) as stream:
-                return _globals(stream)  # type: ignore[arg-type]
+                return _globals(stream)
     except (OSError, StopIteration, zipfile.BadZipFile):
         return []
 
 
-def _globals(stream: BinaryIO) -> list[str]:
+def _globals(stream: IO[bytes]) -> list[str]:
     found: dict[str, None] = {}
-    strings: list[str] = []
     try:
         for _ in range(5):  # the old format begins with three small pickles
+            strings: list[str] = []
+            memo: dict[int, str] = {}
             for operation, argument, _ in pickletools.genops(stream):
-                if operation.name in ("GLOBAL", "INST"):
+                name, last = operation.name, strings[-1] if strings else ""
+                if name in ("GLOBAL", "INST"):
                     found[str(argument).replace(" ", ".")] = None
-                elif operation.name == "STACK_GLOBAL":
+                elif name == "STACK_GLOBAL":
                     found[".".join(strings[-2:])] = None
+                elif name == "PROTO" and isinstance(argument, int) and argument > 2:
+                    found[f"objects in pickle protocol {argument}"] = None
+                elif name == "MEMOIZE":
+                    memo[len(memo)] = last
+                elif name in ("BINPUT", "LONG_BINPUT") and isinstance(argument, int):
+                    memo[argument] = last
+                elif name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
+                    strings.append(memo.get(argument, ""))
                 elif isinstance(argument, str):
                     strings.append(argument)
     except Exception:  # not a pickle from here on
         pass
-    return [
-        name
-        for name in found
-        if not (name.startswith(_HARMLESS) and not name.startswith(("torch.nn.modules", "torch.fx", "torch.jit")))
-    ]
+    names = [name for name in found if not _is_part_of_tensors(name)]
+    return [name for name in names if " " not in name] or names
+
+
+def _is_part_of_tensors(name: str) -> bool:
+    plain = getattr(torch, name.removeprefix("torch."), None) if name.startswith("torch.") else None
+    return (
+        name.startswith(_TENSOR_PARTS)
+        or name.endswith("Storage")
+        or isinstance(plain, torch.dtype)
+        or plain is torch.Size
+    )
 
 
 def _without_prefix(state: dict[str, Any], wanted: Any, notes: list[str]) -> dict[str, Any]:
     wanted = set(wanted)
     while state and not wanted & state.keys():
-        prefix = next((each for each in _PREFIXES if all(key.startswith(each) for key in state)), None)
+        prefix = next((each for each in PREFIXES if all(key.startswith(each) for key in state)), None)
         if prefix is None:
             break
         notes.append(f"The prefix {prefix!r} was taken off the names of the weights.")
@@ -224,14 +277,18 @@ def _truly_missing(model: nn.Module, missing: list[str]) -> list[str]:
     return [name for name in missing if id(entries.get(name)) not in loaded]
 
 
-def _mostly_tensors(content: Mapping[str, Any]) -> bool:
+def _all_tensors(content: Mapping[str, Any]) -> bool:
     return all(isinstance(value, Tensor) or key.endswith("_extra_state") for key, value in content.items())
 
 
 def _damaged(path: Path, what: str, error: Exception) -> SubjectError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    reason = (
+        re.split(r"\. |\n", str(error).strip().removeprefix("Weights only load failed. "))[0] or type(error).__name__
+    )
+    if "PyTorch 2.6" in reason:  # torch's advice, not a reason
+        reason = "it is no archive and no pickle that torch wrote"
     return SubjectError(
-        f"The {what} is damaged or not what its name says: {reason}",
+        f"The {what} is damaged or not what its name says: {reason[:200]}.",
         where=str(path),
         advice="Write or download it again; a cut-off download is the usual reason.",
     )

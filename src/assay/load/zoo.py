@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from assay.errors import MissingExtra, SubjectError, UsageError
 from assay.load.isolation import isolated
+from assay.load.weights import PREFIXES
 from assay.preprocess import Preprocessing
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -47,6 +48,9 @@ def torchvision_model(name: str, state: Mapping[str, Any] | None = None) -> ZooM
         name: as in `torchvision.models.list_models()`, such as "resnet18".
         state: weights that will be loaded, or None; they decide the number of outputs.
 
+    Returns:
+        The network with random weights, and the weights to load into it.
+
     Raises:
         MissingExtra: when torchvision is not installed.
         SubjectError: when it is installed and cannot be imported.
@@ -55,19 +59,29 @@ def torchvision_model(name: str, state: Mapping[str, Any] | None = None) -> ZooM
     models = import_collection("torchvision").models
     known = models.list_models(module=models)  # no detection or segmentation: those constructors download a backbone
     if name not in known:
-        raise _unknown("torchvision", name, known)
+        _refuse_name("torchvision", name, known)
     notes: list[str] = []
     options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):
         # Their side heads are for training only; published weights expect the input transformed to [-1, 1] inside.
         options |= {"aux_logits": False, "init_weights": False, "transform_input": state is not None}
         if state is not None:
-            state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
-            notes.append("Side heads in the weights were left out; the network transforms its input (transform_input=True).")
+            notes.append(
+                "The network transforms its input inside (transform_input=True), as its published weights expect."
+            )
+            kept = {
+                key: value for key, value in state.items() if not key.removeprefix("module.").startswith(_AUXILIARY)
+            }
+            if len(kept) < len(state):
+                notes.append("The side heads in the weights, used in training only, were left out.")
+            state = kept
     if state is not None and name.startswith("densenet"):
         state = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", key): value for key, value in state.items()}
-    published = next(iter(models.get_model_weights(name)))
-    transforms, categories = published.transforms(), tuple(published.meta.get("categories", ()))
+    module = _with_right_head(lambda **head: models.get_model(name, **options, **head), state, notes)
+    published = list(models.get_model_weights(name))
+    side = getattr(module, "image_size", None)  # a transformer takes one size only; some weights are for another
+    best = next((each for each in published if each.transforms().crop_size == [side]), published[0])
+    transforms, categories = best.transforms(), tuple(best.meta.get("categories", ()))
     preprocessing = Preprocessing(
         resize=transforms.resize_size[0],
         crop=transforms.crop_size[0],
@@ -75,7 +89,6 @@ def torchvision_model(name: str, state: Mapping[str, Any] | None = None) -> ZooM
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
     )
-    module = _with_right_head(lambda **head: models.get_model(name, **options, **head), state, notes)
     return ZooModel(module, preprocessing, categories, None if state is None else dict(state), tuple(notes))
 
 
@@ -83,7 +96,7 @@ def timm_model(name: str, state: Mapping[str, Any] | None = None) -> ZooModel:
     """A network of timm, its head as wide as the weights say; arguments and errors as in `torchvision_model`."""
     timm = import_collection("timm")
     if not timm.is_model(name):  # also keeps out "hf-hub:..." names, which would download
-        raise _unknown("timm", name, timm.list_models())
+        _refuse_name("timm", name, timm.list_models())
     notes: list[str] = []
     module = _with_right_head(lambda **head: timm.create_model(name, pretrained=False, **head), state, notes)
     facts = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
@@ -107,6 +120,9 @@ def zoo_example(preprocessing: Preprocessing, channels: int = 3) -> Tensor:
 def import_collection(library: str) -> ModuleType:
     """Import torchvision or timm, or say precisely why that is not possible.
 
+    Returns:
+        The module.
+
     Raises:
         MissingExtra: when it (or what it needs) is not installed.
         SubjectError: when it is installed and its import fails.
@@ -125,24 +141,22 @@ def import_collection(library: str) -> ModuleType:
         ) from error
 
 
-def _with_right_head(
-    build: Callable[..., nn.Module], state: Mapping[str, Any] | None, notes: list[str]
-) -> nn.Module:
+def _with_right_head(build: Callable[..., nn.Module], state: Mapping[str, Any] | None, notes: list[str]) -> nn.Module:
     """Build with the collection's own head; again with as many outputs as the weights have, when those differ."""
     with isolated(seed=0):
         module = build()
     head = next((name for name, tensor in reversed(module.state_dict().items()) if tensor.dim() > 1), None)
-    stored = None if state is None or head is None else next((state[key] for key in state if key.endswith(head)), None)
-    if isinstance(stored, Tensor) and stored.dim() > 1 and stored.shape[0] != module.state_dict()[head].shape[0]:
-        notes.append(f"The weights have {stored.shape[0]} outputs; the network was built with as many.")
+    stored = next((state[p + head] for p in ("", *PREFIXES) if p + head in state), None) if state and head else None
+    if head and isinstance(stored, Tensor) and stored.dim() > 1 and len(stored) != len(module.state_dict()[head]):
+        notes.append(f"The weights have {len(stored)} outputs; the network was built with as many.")
         with isolated(seed=0):
-            module = build(num_classes=stored.shape[0])
+            module = build(num_classes=len(stored))
     return module.eval()
 
 
-def _unknown(library: str, name: str, known: list[str]) -> UsageError:
+def _refuse_name(library: str, name: str, known: list[str]) -> NoReturn:
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    return UsageError(
+    raise UsageError(
         f"{library} has no classification network {name!r}.",
         where=f"{library}:{name}",
         advice=f"Did you mean {', '.join(close)}?" if close else f"{library}.list_models() names them all.",

@@ -53,13 +53,17 @@ def draw(figure: Figure, arrays: Mapping[str, Any], *, title: bool = True, notes
     }
     if figure.kind not in drawings:
         raise ValueError(f"figure {figure.title!r}: unknown kind {figure.kind!r}; known are {sorted(drawings)}")
+    notes = notes or Notes()
+    notes.headroom = 0.4 if title and figure.title else 0.0
     with settings():
-        drawing = Drawing(figsize=(theme.WIDTH, theme.HEIGHT), layout="constrained", facecolor="white" if title else "none")
+        drawing = Drawing(
+            figsize=(theme.WIDTH, theme.HEIGHT), layout="constrained", facecolor="white" if title else "none"
+        )
         try:
-            drawings[figure.kind](drawing, figure.data, arrays, notes or Notes())
+            drawings[figure.kind](drawing, figure.data, arrays, notes)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"figure {figure.title!r} ({figure.kind}) cannot be drawn: {error}") from error
-        if title and figure.title:
+        if notes.headroom:
             drawing.suptitle(theme.wrapped(figure.title), fontsize=11, color=theme.INK, x=0.02, ha="left")
     return drawing
 

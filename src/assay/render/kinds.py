@@ -61,8 +61,10 @@ def scatter(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any]
             x, y = x[positive], y[positive]
             if not positive.all():
                 notes.add(f"{int((~positive).sum()):,} points at or below zero do not fit the logarithmic axes.")
-        alpha = 0.85 if len(x) <= 200 else 0.5
-        axes.plot(x, y, "o", color=theme.colour(index), markersize=5 if len(x) <= 200 else 3.5, alpha=alpha, markeredgewidth=0)
+        alpha = 0.85 if len(x) <= 200 else 0.6
+        axes.plot(
+            x, y, "o", color=theme.colour(index), markersize=5 if len(x) <= 200 else 3.5, alpha=alpha, markeredgewidth=0
+        )
         ends += [float(v) for side in (x, y) if len(side) for v in (side.min(), side.max())]
     if data.get("diagonal") and ends:
         axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=theme.MUTED, linewidth=1, linestyle="--")
@@ -148,10 +150,14 @@ def _finish(axes: Axes, data: Mapping[str, Any], entries: Sequence[Mapping[str, 
         line = "None" if points or boxes else "--" if entry.get("style") == "dashed" else theme.dashes(index)
         marker = "s" if boxes else "o" if points else ""
         name = thin.label(entry.get("label") or f"series {index + 1}", 32)
-        handles.append(Line2D([], [], color=theme.colour(index), linestyle=line, marker=marker, markersize=6, label=name))
+        handles.append(
+            Line2D([], [], color=theme.colour(index), linestyle=line, marker=marker, markersize=6, label=name)
+        )
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 62 // (longest + 6)))
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3, borderpad=0)
+    axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.3, borderpad=0
+    )
 
 
 def _scales(axes: Axes, x_log: bool, y_log: bool) -> None:
@@ -179,5 +185,9 @@ def _name_ticks(axes: Axes, names: Sequence[Any]) -> None:
         size = 9 if len(shown) <= 24 else 7
         steep = 90 if len(shown) > 24 else 45
         for text in axes.get_xticklabels():
-            text.set(rotation=steep, ha="right" if steep == 45 else "center", rotation_mode="anchor" if steep == 45 else "default")
+            text.set(
+                rotation=steep,
+                ha="right" if steep == 45 else "center",
+                rotation_mode="anchor" if steep == 45 else "default",
+            )
             text.set_fontsize(size)

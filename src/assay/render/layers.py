@@ -36,6 +36,7 @@ class LayerTable:
         columns: the other columns.
         groups: heading and number of columns of each source, in order.
         notes: what could not be joined or was cut.
+        joined: result key and table name of every table that is part of it.
     """
 
     names: tuple[str, ...] = ()
@@ -43,6 +44,11 @@ class LayerTable:
     groups: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
     joined: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+
+    @property
+    def bytes(self) -> int:
+        """About how much of the page the table takes."""
+        return sum(len(name) + 60 for name in self.names) + sum(len(t) + 14 for c in self.columns for t in c.texts)
 
 
 def node_column(table: Table) -> int | None:
@@ -67,7 +73,9 @@ def join(audit: Audit) -> LayerTable:
                 continue
             cells = [row[at] for row in table.rows]
             if len(set(cells)) < len(cells):
-                notes.append(f"{text.short(table.title)}: several rows per layer, so it stands with its own section only.")
+                notes.append(
+                    f"{text.short(table.title)}: several rows per layer, so it stands with its own section only."
+                )
             else:
                 sources.append((result.title, f"{key}\n{name}", table, at))
     names = _names(audit, [(table, at) for _, _, table, at in sources])
@@ -113,4 +121,6 @@ def _names(audit: Audit, tables: list[tuple[Table, int]]) -> list[str]:
 def _same(other: LayerColumn, values: list[Any]) -> bool:
     """Whether what is known in both columns agrees."""
     shown = [text.short(text.number(value), 70) for value in values]
-    return not other.numeric and all(a == b for a, b in zip(other.texts, shown, strict=True) if text.MISSING not in (a, b))
+    return not other.numeric and all(
+        a == b for a, b in zip(other.texts, shown, strict=True) if text.MISSING not in (a, b)
+    )

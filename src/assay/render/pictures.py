@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 
+GAP, TITLE, BAR = 0.14, 0.27, 0.27  # inches: between panels, above and below each
+
+
 def heatmaps(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], notes: Notes) -> None:
     """Panels in a grid; each map has its own range, written on the bar below it; diverging ones are symmetric about 0."""
     panels = list(data["panels"])
@@ -29,23 +32,40 @@ def heatmaps(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any
     width = theme.WIDE if columns > 2 else theme.WIDTH
     side = 128 if len(panels) <= 4 else 96 if len(panels) <= 12 else 56
     images = [thin.picture(_array(arrays, panel), side, notes) for panel in panels]
-    tallest = max(min(image.shape[0] / image.shape[1], 1.6) for image in images)
-    cell = width / columns
-    drawing.set_size_inches(width, min(rows * (cell * max(tallest, 0.25) * 0.86 + 0.62), 24))
+    # Placed by hand: matplotlib's constrained layout cuts titles off when pictures keep their proportions.
+    cell = (width - GAP * (columns - 1)) / columns
+    shapes = [image.shape[0] / image.shape[1] for image in images]
+    proper = [shape if 0.2 < shape < 5 else min(max(shape, 0.5), 1.5) for shape in shapes]
+    tall = [min(max(proper[row * columns : (row + 1) * columns]), 1.3) * cell for row in range(rows)]
+    height = sum(tall) + rows * (TITLE + BAR) + notes.headroom
+    drawing.set_layout_engine("none")
+    drawing.set_size_inches(width, height)
+    top = height - notes.headroom
     for index, (panel, image) in enumerate(zip(panels, images, strict=True)):
-        axes = drawing.add_subplot(rows, columns, index + 1)
-        axes.set_title(thin.label(panel.get("title") or "", max(int(cell * 12), 12)), fontsize=10, color=theme.INK)
-        _panel(axes, image, bool(panel.get("diverging")))
+        row, column = divmod(index, columns)
+        if row and not column:
+            top -= TITLE + tall[row - 1] + BAR
+        room = tall[row]
+        across = min(cell, room / proper[index])
+        left = column * (cell + GAP) + (cell - across) / 2
+        box = (
+            left / width,
+            (top - TITLE - across * proper[index]) / height,
+            across / width,
+            across * proper[index] / height,
+        )
+        axes = drawing.add_axes(box)
+        axes.set_title(thin.label(panel.get("title") or "", max(int(cell * 11), 10)), fontsize=10, color=theme.INK)
+        _panel(axes, image, bool(panel.get("diverging")), across * proper[index])
 
 
-def _panel(axes: Axes, image: numpy.ndarray, diverging: bool) -> None:
+def _panel(axes: Axes, image: numpy.ndarray, diverging: bool, tall: float) -> None:
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     if image.ndim == 3:
-        axes.imshow(numpy.clip(numpy.nan_to_num(image), 0, 1), interpolation="none")
-        axes.set_xlabel(" ", fontsize=9)  # keeps its size equal to that of maps with a bar
+        axes.imshow(numpy.clip(numpy.nan_to_num(image), 0, 1), interpolation="none", aspect="auto")
         return
     finite = image[numpy.isfinite(image)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -58,13 +78,16 @@ def _panel(axes: Axes, image: numpy.ndarray, diverging: bool) -> None:
         vmin=low,
         vmax=high if high > low else low + 1,
         interpolation="none",
-        aspect="equal" if 0.2 < image.shape[0] / image.shape[1] < 5 else "auto",
+        aspect="auto",
     )
-    inset = axes.inset_axes((0.24, -0.085, 0.52, 0.035))
+    inset = axes.inset_axes((0.25, -0.17 / tall, 0.5, 0.08 / tall))
     inset.imshow(numpy.linspace(0, 1, 64)[None], cmap=drawn.get_cmap(), aspect="auto", interpolation="none")
     inset.set_axis_off()
-    for x, ha, value in ((0.22, "right", low), (0.78, "left", high)):
-        axes.text(x, -0.068, number(value, 2), transform=axes.transAxes, ha=ha, va="center", fontsize=8.5, color=theme.MUTED)
+    middle = -0.13 / tall
+    for x, side, value in ((0.23, "right", low), (0.77, "left", high)):
+        axes.text(
+            x, middle, number(value, 2), transform=axes.transAxes, ha=side, va="center", fontsize=8.5, color=theme.MUTED
+        )
 
 
 def matrix(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], notes: Notes) -> None:
@@ -75,7 +98,7 @@ def matrix(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any],
     rows, columns = values.shape
     axes = drawing.add_subplot()
     side = max(rows, columns)
-    drawing.set_size_inches(theme.WIDTH, min(max(theme.WIDTH * 0.82 * rows / columns + 0.8, 2.2), 7))
+    drawing.set_size_inches(theme.WIDTH, min(max(theme.WIDTH * 0.6 * rows / columns + 0.7, 2.2), 6))
     finite = values[numpy.isfinite(values)]
     low, high = (min(float(finite.min()), 0.0), float(finite.max())) if finite.size else (0.0, 1.0)
     high = high if high > low else low + 1
@@ -107,7 +130,9 @@ def matrix(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any],
             value = float(values[row, column])
             dark = numpy.isfinite(value) and (value - low) / (high - low) > 0.55
             text = _cell(value, percent)
-            axes.text(column, row, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else "#10202f")
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else "#10202f"
+            )
 
 
 def _cell(value: float, percent: bool) -> str:
@@ -116,7 +141,15 @@ def _cell(value: float, percent: bool) -> str:
     if not percent:
         return number(value, 3)
     share = 100 * value
-    return "·" if share == 0 else f"{share:.0f}" if share >= 9.5 or share == round(share) else f"{share:.1f}" if share >= 0.05 else "<0.1"
+    return (
+        "·"
+        if share == 0
+        else f"{share:.0f}"
+        if share >= 9.5 or share == round(share)
+        else f"{share:.1f}"
+        if share >= 0.05
+        else "<0.1"
+    )
 
 
 def _matrix_map() -> Any:

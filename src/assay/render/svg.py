@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from assay.render import theme
-from assay.render.text import clean, short
+from assay.render.text import clean
 
 MAXIMUM_GRAPH_BYTES = 4_000_000
-MAXIMUM_INLINE_BYTES = 450_000
+MAXIMUM_INLINE_BYTES = 520_000
 
 _SHAPES = frozenset("svg g path rect line polyline polygon circle ellipse text tspan defs clipPath marker".split())
 _PRESENTATION = frozenset(
@@ -143,7 +143,8 @@ def _graph_element(
         return "title", {}, "", ""
     if tag not in _SHAPES - {"clipPath"}:
         return None
-    attributes = _attributes(element, prefix)
+    # colours come from the page's style sheet, which knows dark and light
+    attributes = {name: value for name, value in _attributes(element, prefix).items() if name not in ("fill", "stroke")}
     kind = element.get("class", "")
     if re.fullmatch(r"[\w -]{1,80}", kind):
         attributes["class"] = kind
@@ -152,9 +153,8 @@ def _graph_element(
         place = index.get(name)
         if place is None:
             return tag, attributes, "", ""
-        attributes |= {"id": f"n{place}", "data-node": str(place)}
-        said = html.escape(short(name))
-        return tag, attributes, f'<a href="#r{place}" tabindex="-1" aria-label="{said}">', "</a>"
+        attributes |= {"id": f"n{place}"}
+        return tag, attributes, f'<a href="#r{place}" tabindex="-1">', "</a>"
     return tag, attributes, "", ""
 
 
@@ -178,7 +178,9 @@ def _attributes(element: Element, prefix: str) -> dict[str, str]:
                 kept[name] = f"url(#{prefix}{local.group(1)})"
         elif name in _PRESENTATION | _GEOMETRY and _PLAIN_VALUE.fullmatch(value) and "url" not in value.lower():
             kept[name] = _small(name, value)
-    if kept.get("transform", "") in ("", "rotate(0)") or re.match(r"rotate\(-?0(?:\.0+)?[ ,)]", kept["transform"]):
+    if kept.get("transform", "") in ("", "rotate(0)") or re.match(
+        r"rotate\(-?0(?:\.0+)?[ ,)]|translate\(0 0\)$", kept["transform"]
+    ):
         kept.pop("transform", None)
     return kept
 
@@ -199,28 +201,41 @@ def _rounded(text: str, decimals: int) -> str:
 
 
 def _collapse_markers(root: Element) -> None:
-    """Round markers of one series become a single path of dots: ten bytes a point instead of a hundred."""
-    circles = {e.get("id"): e for e in root.iter() if _tag(e) == "path" and e.get("id") and e.get("d")}
+    """Put used shapes in place. Round markers become one path of dots: ten bytes a point instead of a hundred."""
+    shapes = {e.get("id", ""): e for e in root.iter() if _tag(e) == "path" and e.get("id") and e.get("d")}
     for parent in list(root.iter()):
-        uses = [child for child in parent if _tag(child) == "use"]
-        if not uses:
-            continue
-        first = uses[0]
-        target = circles.get(next((first.get(name, "") for name in _HREF if first.get(name)), "").removeprefix("#"))
-        start = re.match(r"M (-?[\d.]+) (-?[\d.]+)", target.get("d", "")) if target is not None else None
-        for use in uses:
+        dots: dict[str, list[str]] = {}
+        looks: dict[str, dict[str, str]] = {}
+        for place, use in enumerate(list(parent)):
+            if _tag(use) != "use":
+                continue
+            name = next((use.get(key, "") for key in _HREF if use.get(key)), "").removeprefix("#")
+            shape = shapes.get(name)
             parent.remove(use)
-        if start is None:
-            continue
-        look = _attributes(first, "")
-        dots = "".join(f"M{_rounded(u.get('x', '0'), 1)} {_rounded(u.get('y', '0'), 1)}h0" for u in uses)
-        path = ElementTree.SubElement(parent, "path", {"d": dots, "stroke": look.get("fill", theme.INK)})
-        path.set("stroke-linecap", "round")
-        path.set("stroke-width", _rounded(str(2 * abs(float(start.group(2)))), 2))
-        path.set("stroke-opacity", look.get("fill-opacity") or look.get("opacity") or "1")
-        if path.get("stroke-opacity") == "1":
-            del path.attrib["stroke-opacity"]
-    for parent in list(root.iter()):  # shapes of markers that nothing refers to any more
+            if shape is None:
+                parent.insert(place, Element("g"))
+                continue
+            look = _attributes(shape, "") | _attributes(use, "")
+            x, y = (_rounded(use.get(side, "0"), 1) for side in "xy")
+            radius = re.match(r"M -?0(?:\.0+)? (-?[\d.]+)\s+C", shape.get("d", ""))
+            if radius is None:  # an area or a square, drawn once
+                kept = {key: value for key, value in look.items() if key not in ("x", "y", "id", "transform")}
+                parent.insert(place, Element("path", kept | {"transform": f"translate({x} {y})"}))
+                continue
+            look["radius"] = radius.group(1)
+            style = f"{name} {look.get('fill')} {look.get('fill-opacity')} {look.get('opacity')}"
+            dots.setdefault(style, []).append(f"M{x} {y}h0")
+            looks[style] = look
+            parent.insert(place, Element("g"))
+        for style, parts in dots.items():
+            look = looks[style]
+            path = ElementTree.SubElement(parent, "path", {"d": "".join(parts), "stroke": look.get("fill", theme.INK)})
+            path.set("stroke-linecap", "round")
+            path.set("stroke-width", _rounded(str(2 * abs(float(look["radius"]))), 2))
+            opacity = look.get("fill-opacity") or look.get("opacity") or "1"
+            if opacity != "1":
+                path.set("stroke-opacity", opacity)
+    for parent in list(root.iter()):  # shapes that nothing refers to any more
         if _tag(parent) == "defs":
             for child in list(parent):
                 if _tag(child) != "clipPath":
@@ -232,7 +247,9 @@ def _dimensions(root: Element) -> tuple[float, float]:
     if len(box) == 4:
         width, height = box[2], box[3]
     else:
-        width, height = (float(root.get(name, "").removesuffix("px").removesuffix("pt")) for name in ("width", "height"))
+        width, height = (
+            float(root.get(name, "").removesuffix("px").removesuffix("pt")) for name in ("width", "height")
+        )
     if not (0 < width < 1e6 and 0 < height < 1e6):
         raise ValueError("no usable size")
     return width, height

@@ -58,7 +58,9 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}".replace("-", _MINUS) if abs(value) < 10**15 else _scientific(float(min(abs(value), 10**300)))
+        return (
+            f"{value:,}".replace("-", _MINUS) if abs(value) < 10**15 else _scientific(float(min(abs(value), 10**300)))
+        )
     if not isinstance(value, float):
         return str(value)
     if math.isnan(value):
@@ -109,17 +111,19 @@ def quantity(item: Quantity) -> tuple[str, str]:
 
     >>> from assay.grade import Grade
     >>> quantity(Quantity(0.123456, Grade.SAMPLED, low=0.11, high=0.137))
-    ('0.123', '0.110 to 0.137')
+    ('0.1235', '0.1100 to 0.1370')
     """
     low, high, value = item.low, item.high, item.value
     if low is None or high is None:
-        one_side = f"at least {number(low)}" if low is not None else f"at most {number(high)}" if high is not None else ""
+        one_side = (
+            f"at least {number(low)}" if low is not None else f"at most {number(high)}" if high is not None else ""
+        )
         return pretty(value), one_side
     half = (high - low) / 2
     ordinary = all(math.isfinite(x) for x in (low, high, value)) and 1e-3 <= max(abs(low), abs(high)) < 1e6
     if not ordinary or half <= 0 or isinstance(value, int):
         return pretty(value), f"{pretty(low)} to {pretty(high)}"
-    decimals = min(max(1 - math.floor(math.log10(half)), 0), 6)
+    decimals = min(max(2 - math.floor(math.log10(half)), 0), 6)
     texts = [f"{x:,.{decimals}f}".replace("-", _MINUS) for x in (value, low, high)]
     return texts[0], f"{texts[1]} to {texts[2]}"
 

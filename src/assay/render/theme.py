@@ -19,8 +19,8 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"s{index}" fo
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 
-WIDTH, HEIGHT = 6.1, 3.7  # inches; an SVG has 72 units an inch, so a figure is 439 units wide
-WIDE = 10.0
+WIDTH, HEIGHT = 5.3, 3.3  # inches; an SVG has 72 units an inch, so a figure is 382 units wide
+WIDE = 9.2
 
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",

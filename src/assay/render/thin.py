@@ -21,9 +21,16 @@ MAXIMUM_PANELS = 36
 
 @dataclass
 class Notes:
-    """What was left out while a figure was drawn, for its caption."""
+    """What was left out while a figure was drawn, for its caption.
+
+    Attributes:
+        compact: thin long series for a small file.
+        headroom: inches to keep free above the drawing for a title.
+        sentences: what to tell the reader.
+    """
 
     compact: bool = False
+    headroom: float = 0.0
     sentences: list[str] = field(default_factory=list)
 
     def add(self, sentence: str) -> None:

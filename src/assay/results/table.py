@@ -47,7 +47,9 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(f"table {self.name!r}: a row has {len(row)} cells, {len(self.columns)} columns expected")
+                raise ValueError(
+                    f"table {self.name!r}: a row has {len(row)} cells, {len(self.columns)} columns expected"
+                )
 
     @classmethod
     def from_records(

@@ -1,7 +1,7 @@
 """Sensitivity: how much a small relative change of the input can change the output, predicted and measured.
 
-`condition_number` is the local prediction (first order); `random_response` and `adversarial_response` measure beside it;
-`analyse` puts both together with findings. Everything here needs `Subject.probe` only, so no captured graph.
+`condition_number` is the local prediction (first order); `random_response` and `adversarial_response` measure beside
+it; `analyse` puts both together with findings. Everything here needs `Subject.probe` only, so no captured graph.
 """
 
 from assay.sensitivity.analysis import analyse

@@ -1,9 +1,9 @@
 """Local condition number of a network at an input: worst case (spectral norm) and mean square (Frobenius norm).
 
-kappa(x) = ||J(x)||_2 ||x|| / ||f(x)|| is Rice's (1966) condition number in the Euclidean norm: the limit for eps -> 0 of
-the largest relative output change per relative input change eps. kappa_rms(x) = ||J(x)||_F ||x|| / (sqrt(n) ||f(x)||) is
-the root mean square of the same ratio over directions uniform on the sphere. Both are first order (grade `linearised`):
-neither is an upper bound for a change of finite size.
+kappa(x) = ||J(x)||_2 ||x|| / ||f(x)|| is Rice's (1966) condition number in the Euclidean norm: the limit for eps -> 0
+of the largest relative output change per relative input change eps. kappa_rms(x) = ||J(x)||_F ||x|| / (sqrt(n)
+||f(x)||) is the root mean square of the same ratio over directions uniform on the sphere. Both are first order (grade
+`linearised`): neither is an upper bound for a change of finite size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROWS_LIMIT = 64  # up to this many outputs the Jacobian's rows are affordable, a
 
 @dataclass(frozen=True, eq=False)
 class ConditionNumbers:
-    """Local Jacobian norms and condition numbers of a batch. All norms are Euclidean; floats are float64 but for vectors.
+    """Local Jacobian norms and condition numbers of a batch. Norms are Euclidean; all but vectors are float64.
 
     Attributes:
         jacobian_norm: (B,) ||J||_2; by `lanczos` a lower estimate that converges from below (see `upper`).
@@ -199,8 +199,8 @@ def condition_numbers(
 
     Two ways to the same numbers. ``rows`` forms the K rows of J by K VJPs and takes the largest eigenvalue of J J^T:
     exact up to rounding; K VJPs and K n numbers per input. ``lanczos`` never forms J: k steps cost k + 1 JVPs and k + 1
-    VJPs and k (n + K) numbers per input, and give a lower estimate that converges from below; the Frobenius norm is then
-    sampled with `samples` VJPs beyond what the Lanczos vectors hold. ``auto`` takes rows up to 64 outputs.
+    VJPs and k (n + K) numbers per input, and give a lower estimate that converges from below; the Frobenius norm is
+    then sampled with `samples` VJPs beyond what the Lanczos vectors hold. ``auto`` takes rows up to 64 outputs.
 
     Args:
         model: a module or Subject.
@@ -213,6 +213,9 @@ def condition_numbers(
         seed: of the Lanczos start and the sign vectors.
         batch_size: samples per pass; None chooses by memory.
         progress: called as progress(done, total, text) after every pass.
+
+    Returns:
+        Norms, condition numbers and vectors of the batch; grade `linearised`.
 
     Raises:
         NumericalError: where a derivative is NaN or infinite.
@@ -279,7 +282,16 @@ def _by_rows(operator: JacobianOperator) -> ConditionNumbers:
         left, right = torch.einsum("bkn,bn->bk", scaled, top), top
     zeros = torch.zeros(batch, dtype=torch.float64)
     return _assemble(
-        operator, norm, gram.diagonal(dim1=1, dim2=2).sum(1).sqrt() * peak, zeros, left, right, zeros.long(), zeros, norm, "rows"
+        operator,
+        norm,
+        gram.diagonal(dim1=1, dim2=2).sum(1).sqrt() * peak,
+        zeros,
+        left,
+        right,
+        zeros.long(),
+        zeros,
+        norm,
+        "rows",
     )
 
 

@@ -19,10 +19,13 @@ class SensitivityConfig(BaseModel):
     ] = (1e-3, 1e-2, 1e-1)
     random_directions: Annotated[int, Field(ge=2, description="Random directions per input and size.")] = 100
     attack_steps: Annotated[int, Field(gt=0, description="Gradient steps of the attack.")] = 30
-    attack_random_starts: Annotated[int, Field(ge=0, description="Random starts of the attack, besides two others.")] = 4
+    attack_random_starts: Annotated[
+        int, Field(ge=0, description="Random starts of the attack, besides two others.")
+    ] = 4
     respect_bounds: Annotated[bool, Field(description="Keep attacked inputs inside the data's legal range.")] = False
     method: Annotated[
-        Literal["auto", "rows", "lanczos"], Field(description="How the Jacobian norm is computed; auto goes by outputs.")
+        Literal["auto", "rows", "lanczos"],
+        Field(description="How the Jacobian norm is computed; auto goes by outputs."),
     ] = "auto"
     tolerance: Annotated[float, Field(gt=0, lt=1, description="Relative residual at which Lanczos stops.")] = 1e-5
     max_steps: Annotated[int, Field(gt=0, description="Most Lanczos steps.")] = 100

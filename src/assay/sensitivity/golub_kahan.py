@@ -69,8 +69,8 @@ class LargestSingular:
 
         Kuczynski and Wozniakowski 1992: k Lanczos steps on A A^T from a start uniform on the sphere of R^K leave a
         relative error above e in the largest eigenvalue with probability at most 1.648 sqrt(K) exp(-sqrt(e) (2k - 1)).
-        The subspace used here contains A A^T times theirs, so its value is at least theirs. A probability statement about
-        the seed, not a certificate; infinity where k is too small for it to say anything.
+        The subspace used here contains A A^T times theirs, so its value is at least theirs. A probability statement
+        about the seed, not a certificate; infinity where k is too small for it to say anything.
         """
         outputs = self.left.shape[1]
         steps = (2 * self.iterations - 1).clamp(min=1)
@@ -122,6 +122,9 @@ def largest_singular(
         tolerance: relative residual at which a sample is done; the value's error is typically its square.
         max_steps: steps after which a sample stops anyway; see `LargestSingular.residual`.
         seed: changes r.
+
+    Returns:
+        Value, vectors, steps and residual of every map.
 
     Raises:
         UsageError: for a tolerance or number of steps that is not positive.
@@ -208,7 +211,7 @@ def _finish(
     last: bool = False,
     only: Tensor | None = None,
 ) -> None:
-    """Solve the count x (count + 1) problem; record the samples of `only`, else those that converged (all when `last`)."""
+    """Solve the count x (count + 1) problem; record `only` these samples, else the converged ones (all when `last`)."""
     band = torch.diag_embed(state.alpha[:, :count])
     band = torch.cat([band, torch.zeros(len(band), count, 1, dtype=band.dtype)], 2)
     band = band + torch.diag_embed(state.beta[:, :count], 1)[:, :count, :]

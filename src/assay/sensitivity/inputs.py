@@ -17,6 +17,9 @@ Progress = Callable[[int, int, str], None]
 def prepared(model: nn.Module | Subject, x: Tensor) -> tuple[Subject, Tensor]:
     """A Subject and the inputs in its dtype, after checking that the inputs can be differentiated at.
 
+    Returns:
+        The subject and x in the model's dtype.
+
     Raises:
         SubjectError: for inputs that are not a floating-point batch, hold NaN or infinity, or do not fit the model.
     """
@@ -53,6 +56,9 @@ def prepared(model: nn.Module | Subject, x: Tensor) -> tuple[Subject, Tensor]:
 
 def checked_outputs(outputs: Tensor) -> Tensor:
     """Outputs (B, K) as they are, or an error for NaN and infinity.
+
+    Returns:
+        The outputs.
 
     Raises:
         SubjectError: with the first offending sample.

@@ -79,8 +79,8 @@ def frobenius_squared_sampled(
 ) -> tuple[Tensor, Tensor]:
     """||J||_F^2 of every sample by random signs (Hutchinson 1990), with its standard error; `samples` VJPs.
 
-    What a known orthonormal basis U of left vectors captures, ||U^T J||_F^2, is added exactly and only the rest is sampled
-    (the idea of Hutch++, Meyer, Musco, Musco and Woodruff 2021), which removes most of the variance.
+    What a known orthonormal basis U of left vectors captures, ||U^T J||_F^2, is added exactly and only the rest is
+    sampled (the idea of Hutch++, Meyer, Musco, Musco and Woodruff 2021), which removes most of the variance.
 
     Args:
         operator: the Jacobian.
@@ -96,7 +96,9 @@ def frobenius_squared_sampled(
     generator = torch.Generator().manual_seed(seed)
     draws = []
     for _ in range(samples):
-        signs = (torch.randint(0, 2, (outputs,), generator=generator) * 2 - 1).to(operator.x.dtype).expand(batch, outputs)
+        signs = (
+            (torch.randint(0, 2, (outputs,), generator=generator) * 2 - 1).to(operator.x.dtype).expand(batch, outputs)
+        )
         if basis is not None:
             signs = signs - torch.einsum("bko,bk->bo", basis, torch.einsum("bko,bo->bk", basis, signs))
         draws.append(operator.transpose(signs).double().square().sum(1))

@@ -83,13 +83,18 @@ def random_response(
         batch_size: samples per pass; None chooses by memory.
         progress: called as progress(done, total, text).
 
+    Returns:
+        Mean, root mean square and maximum per input and size, with the standard error.
+
     Raises:
         NumericalError: where x = 0 or f(x) = 0.
         SubjectError: for inputs or a model that cannot be used.
         UsageError: for sizes that are not positive or fewer than two directions.
     """
     if directions < 2:
-        raise UsageError(f"directions must be at least 2, got {directions}.", where="random_response", advice="Try 100.")
+        raise UsageError(
+            f"directions must be at least 2, got {directions}.", where="random_response", advice="Try 100."
+        )
     subject, x, input_norm, output_norm, clean, sizes = _prepared(model, x, sizes, batch_size)
     rows = rows_per_pass(x, batch_size, gradients=False)
     group, share = max(1, rows // directions), min(rows, directions)
@@ -106,7 +111,9 @@ def random_response(
                 radius = (size * input_norm[begin:end]).to(x.dtype).reshape(-1, *[1] * x.dim())
                 moved = part[:, None] + radius * unit
                 change = (subject.probe(moved.flatten(0, 1)) - clean[begin:end].repeat_interleave(count, 0)).double()
-                ratio = checked_outputs(change).norm(dim=1).reshape(len(part), count) / output_norm[begin:end, None] / size
+                ratio = (
+                    checked_outputs(change).norm(dim=1).reshape(len(part), count) / output_norm[begin:end, None] / size
+                )
                 total[:, begin:end, column] += torch.stack([ratio.sum(1), ratio.square().sum(1), ratio.pow(4).sum(1)])
                 maximum[begin:end, column] = torch.maximum(maximum[begin:end, column], ratio.amax(1))
         if progress is not None:
@@ -133,9 +140,9 @@ def adversarial_response(
 ) -> AdversarialResponse:
     """Measure the worst amplification an attack finds: gradient ascent of ||f(x + d) - f(x)|| on ||d|| = eps ||x||.
 
-    Starts from + and - the top right singular vector of the Jacobian and from random directions, so that it can beat the
-    linear prediction as well as confirm it. Cost: S (2 + random_starts) (`steps` + 1) forward and `steps` backward passes
-    per input.
+    Starts from + and - the top right singular vector of the Jacobian and from random directions, so that it can beat
+    the linear prediction as well as confirm it. Cost: S (2 + random_starts) (`steps` + 1) forward and `steps` backward
+    passes per input.
 
     Args:
         model: a module or Subject.
@@ -148,6 +155,9 @@ def adversarial_response(
         seed: together with the values of an input it fixes the random starts.
         batch_size: samples (times starts) per pass; None chooses by memory.
         progress: called as progress(done, total, text).
+
+    Returns:
+        The largest amplification per input and size, and the change that caused it.
 
     Raises:
         NumericalError: where x = 0 or f(x) = 0.
@@ -194,7 +204,9 @@ def _prepared(
     model: nn.Module | Subject, x: Tensor, sizes: Sequence[float], batch_size: int | None
 ) -> tuple[Subject, Tensor, Tensor, Tensor, Tensor, tuple[float, ...]]:
     if not sizes or not all(0 < size < float("inf") for size in sizes):
-        raise UsageError(f"sizes must be positive numbers, got {sizes}.", where="sizes", advice="Try (1e-3, 1e-2, 1e-1).")
+        raise UsageError(
+            f"sizes must be positive numbers, got {sizes}.", where="sizes", advice="Try (1e-3, 1e-2, 1e-1)."
+        )
     subject, x = prepared(model, x)
     step = rows_per_pass(x, batch_size, gradients=False)
     clean = checked_outputs(torch.cat([subject.probe(x[first : first + step]) for first in range(0, len(x), step)]))

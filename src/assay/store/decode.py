@@ -144,7 +144,8 @@ def result(document: Reader, arrays: Mapping[str, Any], times: Mapping[str, Any]
         tables=tables,
         arrays=named,
         figures=tuple(
-            Figure(e.text("kind"), e.text("title"), e.text("caption"), e.mapping("data")) for e in document.items("figures")
+            Figure(e.text("kind"), e.text("title"), e.text("caption"), e.mapping("data"))
+            for e in document.items("figures")
         ),
         findings=tuple(_finding(entry) for entry in document.items("findings")),
         warnings=document.texts("warnings"),

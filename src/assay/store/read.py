@@ -115,7 +115,11 @@ def read_timing(folder: Path) -> dict[str, Any]:
     times = {}
     for name, entry in reader.mapping("results").items():
         one = Reader(entry, f"{path}, {name[:100]}")
-        times[name] = {} if not one.record else {"wall_seconds": one.number("wall_seconds"), "peak_bytes": one.integer("peak_bytes")}
+        times[name] = (
+            {}
+            if not one.record
+            else {"wall_seconds": one.number("wall_seconds"), "peak_bytes": one.integer("peak_bytes")}
+        )
     return times
 
 

@@ -165,7 +165,9 @@ def _without_replaced(
     """The earlier manifest without what is about to change; None when nothing it lists changes."""
     if before is None:
         return None
-    changed = {path for path in contents if before["files"].get(path, manifest["files"][path]) != manifest["files"][path]}
+    changed = {
+        path for path in contents if before["files"].get(path, manifest["files"][path]) != manifest["files"][path]
+    }
     if not changed:
         return None
     bases = {Path(path).stem for path in changed if path.startswith(RESULTS)}

@@ -15,11 +15,13 @@ from assay.graph.operators.operator import Aten, Converted, Operator, Sample, ra
 def _row(
     name: str, function: Callable[..., Tensor], *aten: Aten, positive: bool = False, **attributes: Any
 ) -> Operator:
+    """A row; `positive` marks functions that are not defined on the whole line, so no Gaussian can go through them."""
+
     def samples(generator: torch.Generator) -> list[Sample]:
         x = randn(generator, 3, 4, 5)
         return [Sample((x.abs() + 0.5 if positive else 2.0 * x,), attributes)]
 
-    return Operator(name, "activation", function, samples, elementwise=True, aten=aten or (Aten(f"{name}.default"),))
+    return Operator(name, "activation", function, samples, elementwise=not positive, aten=aten or (Aten(f"{name}.default"),))
 
 
 def _clip(x: Tensor, *, low: float | None = None, high: float | None = None) -> Tensor:

@@ -1,0 +1,79 @@
+"""Rewrite composite operators into simpler ones, for domains that have rules only for the simple ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from assay.graph.ir import Graph, Node
+
+
+def lower_max_pools(graph: Graph) -> Graph:
+    """Every max pool as strided windows and a tournament of pairwise maxima, equal in value.
+
+    Adaptive max pools are rewritten where the window size is constant; other ones stay. The last maximum keeps the pool's name.
+    """
+    nodes: list[Node] = []
+    for node in graph:
+        windows = _windows(graph, node) if node.op in ("max_pool", "adaptive_max_pool") else None
+        nodes.extend([node] if windows is None else _tournament(node, windows))
+    return graph.replace_nodes(tuple(nodes))
+
+
+def _windows(graph: Graph, node: Node) -> list[dict[str, tuple[int, ...]]] | None:
+    source = node.inputs[0]
+    assert source is not None
+    sizes = [size for size in graph[source].spec.shape[2:] if isinstance(size, int)]
+    out = tuple(size for size in node.spec.shape[2:] if isinstance(size, int))
+    dims = len(out)
+    if node.op == "adaptive_max_pool":
+        if any(size % count for size, count in zip(sizes, out, strict=True)):
+            return None
+        kernel = stride = tuple(size // count for size, count in zip(sizes, out, strict=True))
+        padding, dilation = (0,) * dims, (1,) * dims
+    else:
+        kernel = _spread(node.attributes["kernel_size"], dims)
+        stride = _spread(node.attributes.get("stride") or node.attributes["kernel_size"], dims)
+        padding = _spread(node.attributes.get("padding", (0,)), dims)
+        dilation = _spread(node.attributes.get("dilation", (1,)), dims)
+    needed = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(out, stride, dilation, kernel, strict=True)]
+    pads = tuple(
+        pad for size, low, need in zip(sizes, padding, needed, strict=True) for pad in (low, max(0, need - size - low))
+    )
+    offsets = itertools.product(*(range(k) for k in kernel))
+    return [
+        {
+            "offset": tuple(o * d for o, d in zip(offset, dilation, strict=True)),
+            "step": stride,
+            "size": out,
+            "padding": pads,
+        }
+        for offset in offsets
+    ]
+
+
+def _spread(values: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    return tuple(values) * dims if len(values) == 1 else tuple(values)
+
+
+def _tournament(node: Node, windows: list[dict[str, tuple[int, ...]]]) -> Iterator[Node]:
+    def emit(name: str, op: str, inputs: tuple[str | None, ...], attributes: dict[str, Any]) -> Node:
+        return Node(name, op, inputs, attributes, node.spec, node.module_path, node.source)
+
+    if len(windows) == 1:
+        yield emit(node.name, "window", node.inputs, windows[0] | {"fill": None})
+        return
+    names = []
+    for index, window in enumerate(windows):
+        names.append(f"{node.name}_window{index}")
+        yield emit(names[-1], "window", node.inputs, window | {"fill": None})
+    count = 0
+    while len(names) > 1:
+        paired = []
+        for first, second in zip(names[::2], names[1::2], strict=False):
+            last = len(names) == 2
+            paired.append(node.name if last else f"{node.name}_max{count}")
+            count += 1
+            yield emit(paired[-1], "maximum", (first, second), {})
+        names = paired + (names[-1:] if len(names) % 2 else [])

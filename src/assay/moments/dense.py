@@ -1,0 +1,128 @@
+"""The full-covariance domain: one matrix per pair of live tensors, so skip connections keep their exact cross-covariance.
+
+`exact` uses the closed-form covariance of every pair of units where a rule knows it; `gain` keeps first-order covariances off the
+diagonal. Memory: B n^2 for the largest layer of n units (times the number of live branches); for networks whose layers fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assay.covariance import LinearMap
+from assay.covariance.functions import flat_columns, flat_rows, square_root
+from assay.graph import Node
+from assay.moments.domain import Fallback, Trust, operands_of, smooth
+from assay.moments.smoothed import Smoothed
+
+
+@dataclass(frozen=True, eq=False)
+class DenseElement:
+    """A random tensor: mean and variance (B, ...); its covariances with the other live tensors are kept by the domain."""
+
+    name: str
+    mean: Tensor
+    variance: Tensor
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(self.mean.shape[1:])
+
+
+class DenseDomain:
+    """Joint covariance of all live tensors, in blocks.
+
+    Args:
+        exact: closed-form covariance of pairs where known; otherwise first order off the diagonal.
+        fallback: what to do without a rule.
+    """
+
+    def __init__(self, *, exact: bool = True, fallback: Fallback = "linearise") -> None:
+        self.exact = exact
+        self.fallback: Fallback = fallback
+        self.trust = Trust()
+        self.blocks: dict[tuple[str, str], Tensor] = {}  # (a, b) -> (B, n_a, n_b)
+        self._generator = torch.Generator().manual_seed(0)
+
+    def lift(self, name: str, mean: Tensor, matrix: Tensor) -> DenseElement:
+        """The input with its covariance (B, n, n)."""
+        self.blocks[name, name] = matrix
+        return DenseElement(name, mean, matrix.diagonal(dim1=1, dim2=2).reshape(mean.shape))
+
+    def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> DenseElement:
+        """Blocks of the new tensor with itself and with everything still live."""
+        bundle = operands_of(node, operands, batch, self)
+        smoothed, grade = smooth(bundle, self.fallback)
+        elements = bundle.elements
+        names = [element.name for element in elements]
+        self.trust.record(node, names, grade)
+        cross = {name: self._cross(smoothed.linear, elements, name) for name in {*names, *self._related(live)}}
+        matrix = self._own(smoothed, elements, cross)
+        for name in live:
+            if name in cross:
+                self.blocks[node.name, name] = cross[name]
+        self.blocks[node.name, node.name] = matrix
+        return DenseElement(node.name, smoothed.mean, matrix.diagonal(dim1=1, dim2=2).reshape(smoothed.mean.shape))
+
+    def release(self, name: str) -> None:
+        """Drop every block of a dead tensor."""
+        for pair in [pair for pair in self.blocks if name in pair]:
+            del self.blocks[pair]
+
+    def block(self, first: str, second: str) -> Tensor:
+        """Covariance (B, n_first, n_second)."""
+        found = self.blocks.get((first, second))
+        return found if found is not None else self.blocks[second, first].mT
+
+    def _related(self, live: frozenset[str]) -> set[str]:
+        return {name for name in live if (name, name) in self.blocks}
+
+    def _cross(self, linear: LinearMap, elements: Sequence[DenseElement], other: str) -> Tensor:
+        columns = [flat_columns(self.block(element.name, other), element.event) for element in elements]
+        return flat_rows(linear.apply(*columns))
+
+    def _own(self, smoothed: Smoothed, elements: Sequence[DenseElement], cross: dict[str, Tensor]) -> Tensor:
+        columns = [flat_columns(cross[element.name].mT, element.event) for element in elements]
+        matrix = flat_rows(smoothed.linear.apply(*columns))
+        matrix = 0.5 * (matrix + matrix.mT)
+        if smoothed.innovation is None:
+            return matrix
+        innovation = smoothed.innovation.expand(smoothed.mean.shape).reshape(matrix.shape[0], -1)
+        if not (self.exact and smoothed.kernel is not None):
+            return matrix + torch.diag_embed(innovation)
+        extra = smoothed.kernel.innovation(self._argument(smoothed.kernel.signs, elements))
+        # the diagonal (correlation 1) has its own closed form
+        return matrix + extra - torch.diag_embed(extra.diagonal(dim1=1, dim2=2)) + torch.diag_embed(innovation)
+
+    def _argument(self, signs: Sequence[float], elements: Sequence[DenseElement]) -> Tensor:
+        total: Tensor | None = None
+        for sign, element in zip(signs, elements, strict=True):
+            for other_sign, other in zip(signs, elements, strict=True):
+                term = sign * other_sign * self.block(element.name, other.name)
+                total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def between(self, first: DenseElement, second: DenseElement) -> Tensor:
+        """Elementwise covariance, broadcast like the product of the two tensors."""
+        block = self.block(first.name, second.name)
+        shape = torch.broadcast_shapes(first.event, second.event)
+        rows, columns = (
+            torch.arange(math.prod(e.event), device=block.device).reshape(e.event).expand(shape) for e in (first, second)
+        )
+        return block[:, rows, columns]
+
+    def draw(self, elements: Sequence[DenseElement], count: int) -> list[Tensor]:
+        """Joint draws from the joint matrix of the elements."""
+        joint = torch.cat([torch.cat([self.block(a.name, b.name) for b in elements], 2) for a in elements], 1)
+        root = square_root(joint)
+        noise = torch.randn((count, *joint.shape[:2]), generator=self._generator, dtype=joint.dtype)
+        flat = (root @ noise.unsqueeze(-1)).squeeze(-1)
+        parts = flat.split([math.prod(e.event) for e in elements], dim=-1)
+        return [part.reshape(count, *e.mean.shape) for part, e in zip(parts, elements, strict=True)]

@@ -1,0 +1,92 @@
+"""What the two Gaussian domains share: choosing a rule, falling back visibly, and recording what each node did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from assay.errors import UnsupportedOperator
+from assay.grade import Grade
+from assay.graph import OPERATORS, Graph, Node
+from assay.interpret import fallback, unsupported
+from assay.moments.rules import TABLE
+from assay.moments.smoothed import Operands, Smoothed
+
+Fallback = Literal["linearise", "sample", "error"]
+
+_FALLBACK_DRAWS = 64
+
+
+@dataclass
+class Trust:
+    """Grade of every node's numbers, and whether its value is exactly Gaussian.
+
+    A closed form is exact on a Gaussian input; its output is not Gaussian any more, so the next closed form is exact only under the
+    assumption of Gaussian pre-activations.
+    """
+
+    grades: dict[str, Grade] = field(default_factory=dict)
+    gaussian: dict[str, bool] = field(default_factory=dict)
+
+    def record(self, node: Node, inputs: Sequence[str], own: Grade) -> None:
+        """Grade a node from its rule's grade and its inputs'."""
+        gaussian = all(self.gaussian.get(name, True) for name in inputs)
+        from_rule = Grade.EXACT if own == Grade.CLOSED_FORM and gaussian else own
+        worst = [self.grades.get(name, Grade.EXACT) for name in inputs]
+        from assay.grade import combine
+
+        self.grades[node.name] = combine([from_rule, *worst])
+        self.gaussian[node.name] = gaussian and own == Grade.EXACT
+
+
+def smooth(operands: Operands, policy: Fallback) -> tuple[Smoothed, Grade]:
+    """The node as a random affine map, by its rule or by the fallback the user allowed.
+
+    Raises:
+        UnsupportedOperator: when there is no rule and the policy is ``error``.
+    """
+    rule = TABLE.lookup(operands.node.op, frozenset(operands.varying))
+    if rule is not None:
+        return rule.function(operands), rule.grade
+    if policy == "error":
+        raise _refusal([operands.node])
+    means = [element.mean for element in operands.elements]
+    if policy == "sample":
+        replaced = fallback.sampled(operands.function, means, operands.draw(operands.elements, _FALLBACK_DRAWS))
+        return Smoothed(replaced.mean, replaced.linear, replaced.innovation), Grade.SAMPLED
+    replaced = fallback.linearise(operands.function, means)
+    return Smoothed(replaced.mean, replaced.linear), Grade.LINEARISED
+
+
+def refuse_unsupported(graph: Graph) -> None:
+    """Stop before any work when some node has no rule: what --strict means.
+
+    Raises:
+        UnsupportedOperator: listing all such nodes with their module paths.
+    """
+    nodes = unsupported(graph, TABLE)
+    if nodes:
+        raise _refusal(nodes)
+
+
+def _refusal(nodes: Sequence[Node]) -> UnsupportedOperator:
+    listing = "; ".join(node.place for node in nodes)
+    return UnsupportedOperator(
+        f"{len(nodes)} operator(s) have no rule in the moments domain and --strict forbids approximating them.",
+        where=listing,
+        advice="Drop --strict to linearise or sample them (graded so), or add a rule (see docs/architecture.md).",
+    )
+
+
+def operands_of(node: Node, values: Sequence[Any], batch: int, domain: Any) -> Operands:
+    """Bundle a node's inputs for its rule."""
+    attributes = dict(node.resolved(batch))
+    return Operands(node, OPERATORS[node.op], values, attributes, domain.between, domain.draw)
+
+
+def broadcast_variance(innovation: Tensor | None, mean: Tensor) -> Tensor:
+    """Innovation variance in the shape of the mean; zeros for None."""
+    return mean.new_zeros(mean.shape) if innovation is None else innovation.expand(mean.shape)

@@ -1,0 +1,87 @@
+"""The scalable domain: every activation as mean + low-rank factor + independent rest (specification 5.2).
+
+Memory per live tensor: r + 2 copies of the activation. Time: r + 1 passes of the linear layers plus one with squared weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assay.covariance import LowRankPlusDiagonal, diagonal
+from assay.graph import Node
+from assay.interpret import Step
+from assay.moments.domain import Fallback, Trust, broadcast_variance, operands_of, smooth
+
+
+@dataclass(frozen=True, eq=False)
+class FactorElement:
+    """A random tensor: mean (B, ...) and covariance as factor and rest."""
+
+    name: str
+    mean: Tensor
+    covariance: LowRankPlusDiagonal
+
+    @property
+    def variance(self) -> Tensor:
+        """(B, ...)."""
+        return diagonal(self.covariance)
+
+
+class FactorDomain:
+    """Elements share the sources of their factors, so branches that meet again keep their covariance; the rests count as independent.
+
+    Args:
+        fallback: what to do without a rule.
+        record: keep the steps for the reverse walk.
+    """
+
+    def __init__(self, *, fallback: Fallback = "linearise", record: bool = True) -> None:
+        self.fallback: Fallback = fallback
+        self.record = record
+        self.steps: list[Step] = []
+        self.trust = Trust()
+        self._generator = torch.Generator().manual_seed(0)
+
+    def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> FactorElement:
+        """Smoothed node applied to factor and rest."""
+        bundle = operands_of(node, operands, batch, self)
+        smoothed, grade = smooth(bundle, self.fallback)
+        elements = bundle.elements
+        names = tuple(element.name for element in elements)
+        factor = smoothed.linear.apply(*(element.covariance.factor for element in elements))
+        rest = smoothed.linear.squared(*(element.covariance.rest for element in elements))
+        if smoothed.innovation is not None:
+            rest = rest + smoothed.innovation
+        rest = rest.expand(smoothed.mean.shape)
+        if self.record:
+            innovation = None if smoothed.innovation is None else broadcast_variance(smoothed.innovation, smoothed.mean)
+            self.steps.append(Step(node.name, names, smoothed.linear, innovation))
+        self.trust.record(node, names, grade)
+        return FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest))
+
+    def release(self, name: str) -> None:
+        """Nothing to do: an element holds all it needs."""
+
+    def between(self, first: FactorElement, second: FactorElement) -> Tensor:
+        """Elementwise covariance; all of the variance when both are the same tensor."""
+        if first.name == second.name:
+            return first.variance
+        return (first.covariance.factor * second.covariance.factor).sum(0)
+
+    def draw(self, elements: Sequence[FactorElement], count: int) -> list[Tensor]:
+        """Joint draws: shared sources, own rests."""
+        shared: Tensor | None = None
+        draws = []
+        for element in elements:
+            covariance = element.covariance
+            if shared is None:
+                shape = (count, covariance.rank, covariance.rest.shape[0])
+                shared = torch.randn(shape, generator=self._generator, dtype=covariance.rest.dtype)
+            own = torch.randn((count, *covariance.shape), generator=self._generator, dtype=covariance.rest.dtype)
+            draws.append(torch.einsum("krb,rb...->kb...", shared, covariance.factor) + own * covariance.rest.sqrt())
+        return draws

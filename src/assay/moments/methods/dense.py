@@ -1,0 +1,35 @@
+"""Full covariance layer by layer: exact pairs or first-order gain, skip connections with their cross-covariance."""
+
+from __future__ import annotations
+
+from assay.covariance import to_dense
+from assay.interpret import forward
+from assay.moments.dense import DenseDomain
+from assay.moments.layers import LayerRecorder
+from assay.moments.methods.request import Request
+from assay.moments.result import Moments
+
+
+def exact(request: Request) -> Moments:
+    """Exact covariance of every pair of units under Gaussian pre-activations. Cost O(n^2) pairs per layer, memory O(n^2)."""
+    return _dense(request, "exact")
+
+
+def gain(request: Request) -> Moments:
+    """First-order covariances off the diagonal, exact variances. Cost as `exact` without the pair kernel."""
+    return _dense(request, "gain")
+
+
+def _dense(request: Request, method: str) -> Moments:
+    graph = request.graph
+    domain = DenseDomain(exact=method == "exact", fallback=request.fallback)
+    recorder = LayerRecorder(domain.trust)
+    start = domain.lift(graph.input, request.mean, to_dense(request.covariance).matrix)
+    result = forward(graph, domain, {graph.input: start}, batch=request.mean.shape[0], observe=recorder)
+    matrix = domain.block(graph.output, graph.output)
+    if request.outputs is not None:
+        count = request.outputs.shape[1]
+        rows = request.outputs.unsqueeze(2).expand(-1, -1, matrix.shape[2])
+        matrix = matrix.gather(1, rows).gather(2, request.outputs.unsqueeze(1).expand(-1, count, -1))
+    grade = domain.trust.grades[graph.output]
+    return Moments(request.pick(result.mean), matrix, grade, method, request.reason, request.outputs, None, recorder.layers())

@@ -1,0 +1,109 @@
+"""Input noise as the user states it -> a covariance object over a batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from assay.covariance import Covariance, Dense, Diagonal, LowRankPlusDiagonal
+from assay.errors import UsageError
+
+Noise = float | Tensor | Covariance
+
+
+def as_covariance(noise: Noise, mean: Tensor) -> Covariance:
+    """Covariance of the input over the batch.
+
+    Args:
+        noise: a number (variance of every element), variances of the input's shape (B, ...) or of one sample's shape, a matrix (n, n)
+            or (B, n, n), or a covariance object (its batch axis may be 1).
+        mean: (B, ...) input means.
+
+    Returns:
+        A covariance whose batch is that of `mean`.
+
+    Raises:
+        UsageError: negative or non-finite variances, a shape that does not fit, an asymmetric or indefinite matrix, an ambiguous square.
+    """
+    if isinstance(noise, Diagonal):
+        return Diagonal(_checked(_fit(noise.variance, mean)))
+    if isinstance(noise, LowRankPlusDiagonal):
+        factor = _finite(noise.factor.to(mean).expand(noise.factor.shape[0], *mean.shape))
+        return LowRankPlusDiagonal(factor, _checked(_fit(noise.rest, mean)))
+    if isinstance(noise, Dense):
+        return _dense(noise.matrix, mean)
+    if isinstance(noise, (int, float)):
+        return Diagonal(_checked(torch.full_like(mean, float(noise))))
+    if not isinstance(noise, Tensor):
+        raise UsageError(
+            f"Noise must be a number, a tensor or a covariance object, got {type(noise).__name__}.",
+            where="cov",
+            advice="Give the variance of every element as a float to start with.",
+        )
+    return _from_tensor(noise, mean)
+
+
+def _from_tensor(noise: Tensor, mean: Tensor) -> Covariance:
+    size = math.prod(mean.shape[1:])
+    if noise.dim() == 0:
+        return Diagonal(_checked(torch.ones_like(mean) * noise.to(mean)))
+    square = tuple(noise.shape[-2:]) == (size, size) and noise.dim() in (2, 3)
+    same = tuple(noise.shape) in (tuple(mean.shape), tuple(mean.shape[1:]))
+    if square and same:
+        raise UsageError(
+            f"Noise of shape {tuple(noise.shape)} could be variances or a covariance matrix.",
+            where="cov",
+            advice="Say which: assay.covariance.Diagonal(...) or assay.covariance.Dense(matrix, event).",
+        )
+    return _dense(noise, mean) if square else Diagonal(_checked(_fit(noise, mean)))
+
+
+def _fit(variance: Tensor, mean: Tensor) -> Tensor:
+    try:
+        return variance.to(mean).expand(mean.shape)
+    except RuntimeError as error:
+        raise UsageError(
+            f"Noise of shape {tuple(variance.shape)} does not fit inputs of shape {tuple(mean.shape)}.",
+            where="cov",
+            advice="Give one number, one variance per element, or an (n, n) matrix with n elements per sample.",
+        ) from error
+
+
+def _dense(matrix: Tensor, mean: Tensor) -> Dense:
+    size = math.prod(mean.shape[1:])
+    if tuple(matrix.shape[-2:]) != (size, size) or matrix.dim() not in (2, 3):
+        raise UsageError(
+            f"A covariance matrix of shape {tuple(matrix.shape)} does not fit samples of {size} elements.",
+            where="cov",
+            advice=f"Give a ({size}, {size}) matrix.",
+        )
+    matrix = _finite(matrix.to(mean))
+    scale = float(matrix.abs().max())
+    tolerance = 1e-5 if matrix.dtype == torch.float32 else 1e-9
+    if not torch.allclose(matrix, matrix.mT, rtol=0.0, atol=tolerance * scale):
+        raise UsageError("The covariance matrix is not symmetric.", where="cov", advice="Pass (C + C.T) / 2.")
+    if size <= 2048:
+        lowest = float(torch.linalg.eigvalsh(matrix.detach()).min())
+        if lowest < -10 * tolerance * scale * size**0.5:
+            raise UsageError(
+                f"The covariance matrix has a negative eigenvalue ({lowest:.3g}).",
+                where="cov",
+                advice="A covariance must be positive semi-definite.",
+            )
+    batch = matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
+    return Dense(batch.expand(mean.shape[0], size, size), tuple(mean.shape[1:]))
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    if not bool(torch.isfinite(tensor).all()):
+        raise UsageError("The noise holds NaN or infinite values.", where="cov", advice="Give finite variances.")
+    return tensor
+
+
+def _checked(variance: Tensor) -> Tensor:
+    _finite(variance)
+    if bool((variance < 0).any()):
+        raise UsageError("A variance is negative.", where="cov", advice="Give variances (squared deviations), not less than 0.")
+    return variance

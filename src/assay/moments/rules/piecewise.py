@@ -1,0 +1,111 @@
+"""ReLU and the other continuous piecewise linear functions: closed forms, with the exact covariance of any pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assay.gaussian import (
+    ABSOLUTE,
+    HARDSIGMOID,
+    RELU,
+    PiecewiseLinear,
+    clip,
+    leaky_relu,
+    piecewise_linear_covariance,
+    piecewise_linear_moments,
+    rectified,
+    rectified_covariance,
+    relu_moments,
+    standardise,
+)
+from assay.grade import Grade
+from assay.interpret import Gains
+from assay.moments.rules.table import TABLE
+from assay.moments.smoothed import Kernel, Operands, Smoothed
+
+
+def _alone(varying: frozenset[int]) -> bool:
+    return varying == {0}
+
+
+@TABLE.rule("relu", grade=Grade.CLOSED_FORM)
+def relu(operands: Operands) -> Smoothed:
+    """Rectified Gaussian (specification 1.2) with the exact covariance of pairs (1.3)."""
+    mean, std = operands.mean(), operands.std()
+    standard = standardise(mean, std)
+    statistics = rectified(standard)
+    gain, spread = statistics.probability, statistics.variance
+    innovation = std.square() * (spread - gain.square()).clamp(min=0)
+
+    def pairs(matrix: Tensor) -> Tensor:
+        flat_std, flat_a, flat_gain = (t.reshape(t.shape[0], -1) for t in (std, standard, gain))
+        correlation, scale = correlations(matrix, flat_std)
+        both = rectified_covariance(flat_a.unsqueeze(2), flat_a.unsqueeze(1), correlation)
+        return scale * both - matrix * flat_gain.unsqueeze(2) * flat_gain.unsqueeze(1)
+
+    return Smoothed(relu_moments(mean, std)[0], Gains(gain), innovation, Kernel((1.0,), pairs))
+
+
+def correlations(matrix: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlations (B, n, n), 0 where a deviation is 0, and products of deviations (B, n, n)."""
+    scale = std.unsqueeze(2) * std.unsqueeze(1)
+    positive = scale > 0
+    correlation = torch.where(positive, matrix / torch.where(positive, scale, torch.ones_like(scale)), torch.zeros_like(matrix))
+    return correlation.clamp(-1, 1), scale
+
+
+@TABLE.rule("leaky_relu", "prelu", "clip", "abs", "hardsigmoid", grade=Grade.CLOSED_FORM, applies=_alone)
+def piecewise_linear(operands: Operands) -> Smoothed:
+    """Sum of shifted rectified Gaussians (specification 1.5)."""
+    function = describe(operands)
+    mean, std = operands.mean(), operands.std()
+    value, variance, gain = piecewise_linear_moments(mean, std, *function)
+    innovation = (variance - gain.square() * std.square()).clamp(min=0)
+
+    def pairs(matrix: Tensor) -> Tensor:
+        flat_mean, flat_std, flat_gain = (t.expand(mean.shape).reshape(mean.shape[0], -1) for t in (mean, std, gain))
+        correlation, _ = correlations(matrix, flat_std)
+        left, right = (_aligned(function, mean.shape, axis) for axis in (2, 1))
+        both = piecewise_linear_covariance(
+            flat_mean.unsqueeze(2), flat_std.unsqueeze(2), flat_mean.unsqueeze(1), flat_std.unsqueeze(1), correlation, left, right
+        )
+        return both - matrix * flat_gain.unsqueeze(2) * flat_gain.unsqueeze(1)
+
+    return Smoothed(value, Gains(gain), innovation, Kernel((1.0,), pairs))
+
+
+def describe(operands: Operands) -> PiecewiseLinear:
+    """The operator with its attributes as knots and jumps of slope."""
+    attributes, op = operands.attributes, operands.operator.name
+    if op == "leaky_relu":
+        return leaky_relu(attributes.get("negative_slope", 0.01))
+    if op == "prelu":
+        weight, rank = operands.values[1], operands.mean().dim()
+        return leaky_relu(weight.reshape((1, -1) + (1,) * (rank - 2)) if weight.numel() > 1 else weight.reshape(()))
+    if op == "clip":
+        return _clip(attributes.get("low"), attributes.get("high"))
+    return {"abs": ABSOLUTE, "hardsigmoid": HARDSIGMOID}[op]
+
+
+def _clip(low: float | None, high: float | None) -> PiecewiseLinear:
+    if low is None and high is None:
+        return PiecewiseLinear(1.0, 0.0, (), ())
+    if high is None:
+        return RELU if low == 0 else PiecewiseLinear(0.0, float(low), (float(low),), (1.0,))  # type: ignore[arg-type]
+    if low is None:
+        return PiecewiseLinear(1.0, 0.0, (float(high),), (-1.0,))
+    return clip(low, high)
+
+
+def _aligned(function: PiecewiseLinear, shape: torch.Size, axis: int) -> PiecewiseLinear:
+    """Per-channel slopes laid out along one axis of an (n, n) pair matrix."""
+
+    def lay(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            return value
+        return value.expand(shape).reshape(shape[0], -1).unsqueeze(axis)
+
+    return PiecewiseLinear(lay(function.slope), lay(function.offset), function.knots, tuple(lay(j) for j in function.jumps))

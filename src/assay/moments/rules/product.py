@@ -1,0 +1,19 @@
+"""The elementwise product of two random tensors: gates, squeeze-and-excite."""
+
+from __future__ import annotations
+
+from assay.grade import Grade
+from assay.interpret import Gains
+from assay.moments.rules.table import TABLE
+from assay.moments.smoothed import Operands, Smoothed
+
+
+@TABLE.rule("mul", grade=Grade.CLOSED_FORM, applies=lambda varying: varying == {0, 1})
+def product(operands: Operands) -> Smoothed:
+    """Mean and variance by Isserlis' theorem, exact for a Gaussian pair."""
+    first, second, shared = operands.mean(0), operands.mean(1), operands.covariance(0, 1)
+    variance1, variance2 = operands.values[0].variance, operands.values[1].variance
+    mean = first * second + shared
+    innovation = (variance1 * variance2 + shared.square()).expand(mean.shape)
+    gains = Gains(second, first, shapes=[first.shape, second.shape])
+    return Smoothed(mean, gains, innovation)

@@ -1,0 +1,116 @@
+"""The sensitivity analysis: condition numbers of real inputs, checked against noise and attack, in one Result."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from assay.grade import Grade
+from assay.results import Quantity, Result
+from assay.sensitivity.config import SensitivityConfig
+from assay.sensitivity.evidence import Evidence, collect, percentiles
+from assay.sensitivity.figures import figures
+from assay.sensitivity.findings import findings
+from assay.sensitivity.inputs import Progress
+from assay.sensitivity.tables import class_table, input_table, largest_excess, size_table
+from assay.subject import Subject
+
+BAND = "5th to 95th percentile over inputs"
+
+
+def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progress: Progress | None = None) -> Result:
+    """How strongly small input changes reach the output: predicted by condition numbers, measured by noise and attack.
+
+    Needs `Subject.probe` only, so models that cannot be captured are analysed too. Cost for N inputs, S sizes and R
+    random directions: N K VJPs up to 64 outputs (else about N (2 k + 64) JVPs and VJPs for k Lanczos steps), N S R
+    forward passes, and N S (2 + starts) x steps passes forward and backward. Memory: the passes are cut by
+    `config.batch_size`.
+
+    Args:
+        subject: model with data.
+        config: settings; defaults when None.
+        progress: called as progress(done, total, text) while working.
+
+    Returns:
+        Result ``sensitivity`` with tables ``inputs``, ``sizes`` and, for classifiers, ``classes``.
+
+    Raises:
+        SubjectError: without data, or for a model or data that cannot be used.
+        NumericalError: where derivatives are not finite, or every input or output is zero.
+    """
+    evidence = collect(subject, config or SensitivityConfig(), progress)
+    classes = class_table(evidence)
+    tables = {"inputs": input_table(evidence), "sizes": size_table(evidence)}
+    if classes is not None:
+        tables["classes"] = classes
+    drawn, arrays = figures(evidence, classes)
+    return Result(
+        name="sensitivity",
+        title="Sensitivity to small input changes",
+        question="If an input changes by a small share, by what share can the output change, and how much precision "
+        "is lost?",
+        summary=_summary(evidence),
+        tables=tables,
+        arrays=arrays,
+        figures=drawn,
+        findings=findings(evidence),
+        warnings=evidence.warnings,
+    )
+
+
+def _summary(evidence: Evidence) -> dict[str, Quantity]:
+    size = evidence.config.relative_sizes[0]
+    largest = evidence.config.relative_sizes[-1]
+    share = float(evidence.agreeing[:, 0].mean())
+    low, high = wilson(share, len(evidence.kappa))
+    summary = {
+        "condition_number": _over_inputs(
+            evidence.kappa, Grade.LINEARISED, "condition number κ, worst direction (median)"
+        ),
+        "condition_number_rms": _over_inputs(
+            evidence.kappa_rms, Grade.LINEARISED, "condition number κ rms, random direction (median)"
+        ),
+        "largest_condition_number": Quantity(
+            float(evidence.kappa.max()), Grade.LINEARISED, label=f"largest κ: {evidence.name(evidence.most_fragile)}"
+        ),
+        "agreement": Quantity(
+            share,
+            Grade.SAMPLED,
+            "share",
+            f"inputs where κ / attack is within ±{evidence.config.agreement:g} of 1 at size {size:g}",
+            low,
+            high,
+            "95 % Wilson",
+        ),
+        "predicted_over_attack": _over_inputs(
+            evidence.over_attack[:, 0], Grade.SAMPLED, f"κ / measured attack at size {size:g} (median)"
+        ),
+        "predicted_over_noise": _over_inputs(
+            evidence.over_noise[:, 0], Grade.SAMPLED, f"κ rms / measured noise response at size {size:g} (median)"
+        ),
+        "understatement": _over_inputs(
+            evidence.understatement[:, 0], Grade.SAMPLED, f"attack / largest random response at size {size:g} (median)"
+        ),
+    }
+    if evidence.bits_lost.size:
+        summary["bits_lost"] = _over_inputs(
+            evidence.bits_lost, Grade.LINEARISED, "bits of relative precision lost, log2 κ (median)", "bit"
+        )
+    excess = largest_excess(evidence, len(evidence.config.relative_sizes) - 1)
+    if math.isfinite(excess):
+        summary["largest_excess"] = Quantity(excess, Grade.SAMPLED, label=f"largest attack / κ at size {largest:g}")
+    return summary
+
+
+def _over_inputs(values: np.ndarray, grade: Grade, label: str, unit: str = "") -> Quantity:
+    low, middle, high = percentiles(values)
+    return Quantity(middle, grade, unit, label, low, high, BAND)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share seen in `count` independent trials."""
+    z = 1.959963984540054
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, centre - half), min(1.0, centre + half)
