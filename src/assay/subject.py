@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from assay.errors import SubjectError
+from assay.errors import AssayError, SubjectError
 from assay.preprocess import Preprocessing
 from assay.probe import Probe
 
@@ -155,26 +155,36 @@ class Subject:
             example=example if example is not None else torch.empty(0),
         )
         if subject.example.numel():
-            checks.check_fit(subject)
+            with torch.random.fork_rng(devices=[]):  # a model may draw numbers
+                checks.check_fit(subject)
         return subject
 
-    @cached_property
+    @property
     def graph(self) -> Graph:
-        """The captured layer graph, checked node by node against the model.
+        """The captured layer graph, checked node by node against the model; captured once.
 
         Raises:
             CaptureError: when the model cannot be captured, with the reason and the source line.
             SubjectError: when there is no input to capture it with.
         """
+        if isinstance(self._captured, AssayError):
+            raise self._captured
+        return self._captured
+
+    @cached_property
+    def _captured(self) -> Graph | AssayError:
         from assay.graph import capture
 
         if not self.example.numel():
-            raise SubjectError(
+            return SubjectError(
                 "A graph needs an example input, and this subject has neither data nor an example.",
                 where=self.name,
                 advice="Load data with the model, or pass example=.",
             )
-        return capture(self.model, self.example)
+        try:
+            return capture(self.model, self.example, strip="" if self.preprocessing.is_identity else "model.")
+        except AssayError as error:  # a failure is as final as a graph: do not try again for every analysis
+            return error
 
     @cached_property
     def probe(self) -> Probe:

@@ -1,4 +1,4 @@
-"""A page in headless Chromium, driven through its debugging pipe: run scripts, set the window, take pictures, collect complaints."""
+"""A page in headless Chromium, driven through its debugging pipe: scripts, window, pictures, complaints."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ def graph_svg(nodes: list[tuple[str, str, str]]) -> str:
             parts.append(f'<g class="edge"><path d="M130 {y - 16}V{y}" stroke="#888" marker-end="url(#tip)"/></g>')
         if operator == "add":
             top = 12 + 46 * last_add + 15
-            parts.append(
-                f'<g class="edge"><path d="M220 {top}C268 {top} 268 {y + 15} 222 {y + 15}" stroke="#888" fill="none"/></g>'
-            )
+            parts.append(f'<g class="edge"><path d="M220 {top}C268 {top} 268 {y + 15} 222 {y + 15}" fill="none"/></g>')
             last_add = index
         parts.append(
             f'<g class="node" data-node="{escape(name)}"><title>{escape(path or name)}</title>'
@@ -49,7 +47,8 @@ def graph_svg(nodes: list[tuple[str, str, str]]) -> str:
             f'<text x="208" y="{y + 19}" font-size="11" text-anchor="end">{escape(name[:22])}</text></g>'
         )
     height = 46 * len(nodes) + 20
-    tip = '<marker id="tip" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6" orient="auto"><path d="M0 0L6 3L0 6z"/></marker>'
+    size = 'viewBox="0 0 6 6" refX="6" refY="3" markerWidth="6" markerHeight="6"'
+    tip = f'<marker id="tip" {size} orient="auto"><path d="M0 0L6 3L0 6z"/></marker>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="270" height="{height}" viewBox="0 0 270 {height}">'
         f"<defs>{tip}</defs>{''.join(parts)}</svg>"
@@ -184,7 +183,7 @@ def moments(nodes: list[tuple[str, str, str]], seed: int = 0) -> Result:
             Figure(
                 "lines",
                 "Flip probability against noise",
-                "Closed form (line) with the 5th to 95th percentile over inputs (band), and sampling (points) at the same levels.",
+                "Closed form (line), 5th to 95th percentile over inputs (band), and sampling (points).",
                 {
                     "x": levels.tolist(),
                     "series": [
@@ -267,9 +266,9 @@ def moments(nodes: list[tuple[str, str, str]], seed: int = 0) -> Result:
             Finding(
                 "moments.flip_probability",
                 Status.FAIL,
-                "With noise of standard deviation 0.05 the label changes for 7.3 % of draws (closed form), above the limit of 5 %.",
+                "With noise of sd 0.05 the label changes for 7.3 % of draws (closed form), above the limit of 5 %.",
                 "class nine",
-                "Train with noise of this size, or smooth the classifier; see the flip curve for the level that still passes.",
+                "Train with noise of this size; the flip curve shows the level that still passes.",
             ),
             Finding(
                 "moments.agreement",
@@ -425,9 +424,7 @@ def audit(layers: int = 12) -> Audit:
             ],
         },
         results={"moments": moments(nodes), "sensitivity": sensitivity(nodes)},
-        left_out={
-            "smoothness": "the model has a data-dependent branch at stage2.0.relu, and paths through it are not supported"
-        },
+        left_out={"smoothness": "the model branches on its data at stage2.0.relu, and such paths are not supported"},
         graph_svg=graph_svg(nodes),
         nodes=node_table(nodes),
     )

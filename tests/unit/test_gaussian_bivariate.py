@@ -208,6 +208,18 @@ def test_derivative_keeps_its_accuracy_at_large_means():
     )
 
 
+def test_derivative_in_single_precision():
+    grid = torch.linspace(-3, 3, 25, dtype=torch.float64)[:, None, None]
+    other = torch.tensor([-20.0, -3.0, 0.0, 2.0, 5.0, 12.0, 39.0], dtype=torch.float64)[:, None]
+    rho = torch.tensor([-1.0, -0.5, 0.25, 0.875, 1.0], dtype=torch.float64)
+    slopes = []
+    for dtype in (torch.float32, torch.float64):
+        a = grid.to(dtype).requires_grad_()
+        value = rectified_covariance(a, other.to(dtype), rho.to(dtype))
+        slopes.append(torch.autograd.grad(value, a, torch.ones_like(value), create_graph=False)[0].double() / 35)
+    assert (slopes[0] - slopes[1]).abs().max() < 1.5e-7
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_no_derivative_is_nan(dtype):
     values = torch.tensor([0.0, 0.7, -0.7, 8.0, -50.0, 1e6, -1e30], dtype=dtype)

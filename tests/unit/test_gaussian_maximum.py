@@ -68,6 +68,9 @@ def test_padding_and_ties(dtype):
     assert weight.tolist() == [0.5, 0.0, 1.0, 0.5, 0.5, 1.0]
     gradients = torch.autograd.grad(mean.sum() + variance.sum() + weight.sum(), inputs)
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    fixed = tuple(value.detach() for value in inputs)
+    _, tangents = torch.func.jvp(maximum_moments, fixed, tuple(torch.ones_like(value) for value in fixed))
+    assert all(torch.isfinite(tangent).all() for tangent in tangents)
 
 
 def test_symmetry():

@@ -1,5 +1,6 @@
 """Loading models: every form of specification, and every way a file of weights can be wrong."""
 
+import contextlib
 import io
 import json
 import random
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from assay.errors import MissingExtra, SubjectError, UsageError
+from assay.errors import MissingExtra, SubjectError, TrustRequired, UsageError
 from assay.load import load_subject
 from assay.load.demo import DiabetesNet, DigitsNet, demo_data, demo_facts, demo_model, diabetes_split, digits_split
 from assay.load.models import FORMS, load_model
@@ -183,10 +184,11 @@ def test_old_batch_norm_without_counter_loads(tmp_path):
     assert load_subject(tmp_path / "w.safetensors", arch="demo", data="demo", limit=10).output_count == 10
 
 
-def test_weights_do_not_reach_an_object_that_others_hold(tmp_path, state):
-    (tmp_path / "held.py").write_text(FACTORY + "\nmodel = make()\n")
+def test_weights_do_not_reach_an_object_that_others_hold(tmp_path, state, monkeypatch):
+    (tmp_path / "assay_test_held.py").write_text(FACTORY + "\nmodel = make()\n")
     torch.save(state, tmp_path / "w.pt")
-    spec = f"{tmp_path / 'held.py'}:model"
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = "assay_test_held:model"
     plain = load_model(spec, trust=True).module
     kept = plain[3].weight.detach().clone()
     load_model(spec, trust=True, weights=tmp_path / "w.pt")
@@ -244,6 +246,27 @@ def test_damaged_file_is_one_clear_error(tmp_path, name):
     assert name in caught.value.where
     assert "\n" not in caught.value.what
     assert len(caught.value.what) < 400
+
+
+def test_archive_larger_than_memory_is_refused_by_its_table_of_contents(tmp_path):
+    for name in ("bomb.pt", "bomb.pt2"):
+        (tmp_path / name).write_bytes(zip_bomb())
+        with pytest.raises(SubjectError, match="GB of memory"):
+            load_subject(tmp_path / name, trust=True)
+
+
+def test_flipped_bytes_never_escape_as_another_error(tmp_path):
+    """Any damage gives a model or an error of ours; these flips once gave errors of zipfile and of the decoder."""
+    good = tmp_path / "w.pt"
+    torch.save(demo_model().state_dict(), good)
+    content, generator = good.read_bytes(), random.Random(1)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(generator.choice((1, 3, 10))):
+            damaged[-1 - generator.randrange(600)] = generator.randrange(256)
+        good.write_bytes(damaged)
+        with contextlib.suppress(SubjectError, TrustRequired):
+            load_subject(good, arch="demo")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -356,7 +379,7 @@ def test_factory_may_import_its_neighbours_and_draw_numbers(tmp_path):
         "    torch.set_grad_enabled(False)\n    return build().float()\n"
     )
     before = (torch.get_rng_state(), random.getstate(), str(numpy.random.get_state()))
-    load_subject(f"{tmp_path / 'main.py'}:make", trust=True, data="demo", limit=10)
+    load_model(f"{tmp_path / 'main.py'}:make", trust=True)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (random.getstate(), str(numpy.random.get_state()))
     assert torch.get_default_dtype() == torch.float32

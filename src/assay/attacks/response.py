@@ -33,8 +33,8 @@ def largest_response(
     starts: Tensor,
     *,
     steps: int = 30,
-    first_step: float = 1.0,
-    last_step: float = 0.02,
+    first_step: float = 10.0,
+    last_step: float = 0.1,
     bounds: tuple[float, float] | None = None,
 ) -> Response:
     """Maximise ||f(x + d) - f(x)|| over ||d|| = radius from several starts, keeping the best point of every path.
@@ -50,7 +50,7 @@ def largest_response(
         radius: (B,) size of the change.
         starts: (B, S, ...) directions to start from; any length but zero.
         steps: gradient steps.
-        first_step: step length at the start, in units of the radius.
+        first_step: step length at the start, in units of the radius; long ones act like power iteration.
         last_step: step length at the end.
         bounds: lowest and highest legal input value, or None; inputs already outside are left where they are.
 
@@ -75,7 +75,7 @@ def largest_response(
 
     def placed(direction: Tensor) -> Tensor:
         """On the sphere, and inside the bounds where there are any."""
-        change = (torch.nn.functional.normalize(direction, dim=1) * flat_radius).reshape(x.shape)
+        change = (_unit(direction) * flat_radius).reshape(x.shape)
         return change if low is None or high is None else torch.minimum(torch.maximum(x + change, low), high) - x
 
     change = placed(starts.to(x.dtype).reshape(len(x), -1))
@@ -92,10 +92,18 @@ def largest_response(
         if pullback is None:
             break
         unit = difference / torch.where(size == 0, 1.0, size).to(difference.dtype)[:, None]
-        gradient = torch.nn.functional.normalize(pullback(unit).flatten(1), dim=1)
+        gradient = _unit(pullback(unit).flatten(1))
         step = first_step * (last_step / first_step) ** (index / max(1, steps - 1))
         change = placed(change.flatten(1) / scale + step * gradient)
     table = best.reshape(-1, count)
     start = table.argmax(1)
     chosen = start + count * torch.arange(len(start))
     return Response(best[chosen], best_change[chosen], start)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Rows of length one, however small they were; zero rows stay zero."""
+    peak = vectors.abs().amax(1, keepdim=True)  # divided out first, so that squares do not underflow
+    vectors = vectors / torch.where(peak == 0, torch.ones_like(peak), peak)
+    length = vectors.norm(dim=1, keepdim=True)
+    return vectors / torch.where(length == 0, torch.ones_like(length), length)

@@ -6,7 +6,7 @@
 from assay.graph.draw import draw_svg
 from assay.graph.evaluate import evaluate, evaluate_node
 from assay.graph.from_export import capture
-from assay.graph.lower import lower_max_pools
+from assay.graph.lower import lower_max_pools, pool_before_activation
 from assay.graph.ir import BatchSize, Graph, Node, TensorSpec
 from assay.graph.operators import OPERATORS, Operator, Sample
 
@@ -23,4 +23,5 @@ __all__ = [
     "evaluate",
     "evaluate_node",
     "lower_max_pools",
+    "pool_before_activation",
 ]

@@ -1,6 +1,6 @@
 """Capture a model with `torch.export` and translate it into our own graph.
 
-Export runs non-strictly with a dynamic batch axis, decompositions only make the program functional. Nothing of torch.fx leaves this
+Export runs non-strictly with a dynamic batch axis; in-place calls are made functional afterwards. Nothing of torch.fx leaves this
 file except through `check`, which compares the two programs node by node.
 """
 
@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
+import random
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
 from assay.errors import AssayError, CaptureError
 from assay.graph.check import check_against_export, check_other_batch
+from assay.graph.functional import without_mutation
 from assay.graph.ir import BatchSize, Graph, Node, Slot, TensorSpec
 from assay.graph.operators import ATEN
 
 _PASSED_ON = {"aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default", "aten.lift_fresh_copy.default"}
-_RANDOM = ("rand", "bernoulli", "multinomial", "normal_", "native_dropout", "uniform")
+_CASTS = ("aten.to.", "aten.type_as.", "aten._to_copy.")
+_MADE = frozenset({"new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"})
 _TRAINING_NORM = ("_native_batch_norm_legit.", "_native_batch_norm_legit_functional", "native_batch_norm.default")
+_NOT_USERS = tuple(
+    os.path.join(os.path.dirname(file), "") for file in (torch.__file__, os.__file__, __file__)
+)
 
 
 def capture(model: nn.Module, example: Tensor, *, strip: str = "") -> Graph:
@@ -41,37 +49,47 @@ def capture(model: nn.Module, example: Tensor, *, strip: str = "") -> Graph:
             statistics, or the graph differs from the model (the first diverging node is named).
     """
     x = example[:2] if len(example) >= 2 else torch.cat([example[:1], example[:1]])
-    exported = _export(model, x)
-    graph, origin = _Translator(exported, strip).translate()
-    check_against_export(graph, origin, exported, x)
-    check_other_batch(graph, model, x)
+    with _unnoticed(model, x), torch.no_grad():
+        exported = _export(model, x)
+        graph, origin = _Translator(exported, strip).translate()
+        check_against_export(graph, origin, exported, x)
+        check_other_batch(graph, model, x)
     return graph
 
 
 def _export(model: nn.Module, x: Tensor) -> Any:
     batch = torch.export.Dim("batch", min=1, max=65536)
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            exported = torch.export.export(model, (x,), strict=False, dynamic_shapes=({0: batch},))
-            return exported.run_decompositions({})
+        exported = torch.export.export(model, (x,), strict=False, dynamic_shapes=({0: batch},))
+        return exported if without_mutation(exported) else exported.run_decompositions({})
     except AssayError:
         raise
     except Exception as error:
-        where = _user_line(error)
         raise CaptureError(
             f"The model cannot be captured as a graph: {_reason(error)}",
-            where=where or type(model).__name__,
+            where=_user_line(error) or type(model).__name__,
             advice="Analyses that need no graph still run (Monte Carlo and linearised moments, local condition number). "
             "To get the rest, make the forward pass free of data-dependent Python control flow and of fixed batch sizes.",
         ) from error
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence export's warnings without leaving a trace in the global filters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _unnoticed(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Evaluation mode and no warnings inside; every flag, random state and warning filter as before outside, also after an error."""
+    flags = [(module, module.training) for module in model.modules()]
+    states = random.getstate(), numpy.random.get_state()
+    devices = [x.device] if x.device.type == "cuda" else []
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=devices):
+            warnings.simplefilter("ignore")
+            if any(training for _, training in flags):
+                model.eval()
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
 
 
 def _reason(error: Exception) -> str:
@@ -86,12 +104,13 @@ def _reason(error: Exception) -> str:
 
 
 def _user_line(error: BaseException) -> str:
-    """Deepest source line outside torch, from the traceback."""
+    """Deepest source line of the user's own code or of a model library, from the traceback."""
     found = ""
     traceback = error.__traceback__
     while traceback is not None:
-        filename = traceback.tb_frame.f_code.co_filename
-        if "/torch/" not in filename and "/assay/" not in filename and not filename.startswith("<"):
+        filename = os.path.abspath(traceback.tb_frame.f_code.co_filename)
+        inside = filename.startswith(_NOT_USERS) and not ("site-packages" in filename and not filename.startswith(_NOT_USERS[0]))
+        if not inside and f"{os.sep}sympy{os.sep}" not in filename and os.path.exists(filename):
             found = f"{filename}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found
@@ -108,10 +127,12 @@ class _Translator:
         self.packs: dict[str, Any] = {}  # fx name of a tuple-valued call -> its fx node
         self.parameters: dict[str, Tensor] = {}
         self.parameter_names: dict[str, str] = {}
+        self.constants: set[str] = set()  # names of values made in the forward pass from nothing
         self.batch_symbol: Any = None
 
     def translate(self) -> tuple[Graph, dict[str, str]]:
         signature = self.exported.graph_signature
+        kinds = [spec.kind.name for spec in signature.output_specs]
         input_name, output_name = "", ""
         for fx in self.exported.graph.nodes:
             if fx.op == "placeholder":
@@ -125,16 +146,20 @@ class _Translator:
                 self._call(fx)
             elif fx.op == "output":
                 (results,) = fx.args
-                if len(signature.user_outputs) != 1:
+                outputs = [item for item, kind in zip(results, kinds, strict=True) if kind == "USER_OUTPUT"]
+                if len(outputs) != 1 or not isinstance(outputs[0], torch.fx.Node):
                     raise CaptureError(
-                        f"The model returns {len(signature.user_outputs)} tensors.",
+                        f"The model returns {len(outputs)} values, not one tensor.",
                         where="output",
                         advice="Wrap the model so that it returns one tensor.",
                     )
-                result = next(item for item in results if item.name == signature.user_outputs[0])
-                output_name = self.names[result.name]
-        graph = Graph(tuple(self.nodes), input_name, output_name, self.parameters, self.parameter_names)
-        return graph, self.names
+                output_name = self.names[outputs[0].name]
+        read = {name for node in self.nodes for name in node.inputs} | {output_name}
+        idle = {node.name for node in self.nodes if node.name in self.constants and node.name not in read}
+        idle -= {fx.name for fx in self.exported.graph.nodes if fx.op == "placeholder"}
+        parameters = {name: value for name, value in self.parameters.items() if name not in idle}
+        nodes = tuple(node for node in self.nodes if node.name not in idle)
+        return Graph(nodes, input_name, output_name, parameters, self.parameter_names), self.names
 
     def _emit(self, fx: Any, op: str, inputs: tuple[str | None, ...], attributes: dict[str, Any], value: Any = None) -> None:
         meta = fx.meta.get("val") if value is None else value
@@ -159,6 +184,7 @@ class _Translator:
             self.parameter_names[fx.name] = name
         else:
             value = self.exported.constants[signature.inputs_to_lifted_tensor_constants[fx.name]]
+            self.constants.add(fx.name)
         self._constant(fx.name, value.detach())
         self.names[fx.name] = fx.name
 
@@ -179,10 +205,43 @@ class _Translator:
         if isinstance(meta, (tuple, list)):
             self.packs[fx.name] = fx
             return
-        if target in _PASSED_ON and "Dropout" not in self._module_class(fx):
+        if self._passes_on(fx, target, meta):
             self.names[fx.name] = self.names[fx.args[0].name]
             return
-        self._operator(fx, target, meta)
+        if not self._fold(fx, meta):
+            self._operator(fx, target, meta)
+
+    def _fold(self, fx: Any, meta: Tensor) -> bool:
+        """Compute a value here that depends neither on the input nor on any parameter, such as the mask of shifted windows."""
+        made = fx.target._schema.name.removeprefix("aten::") in _MADE
+        tensors = [source for source in fx.all_input_nodes if isinstance(source.meta["val"], Tensor)]
+        if not made and not all(self.names[source.name] in self.constants for source in tensors):
+            return False
+        plain = self._plain((tuple(meta.shape), fx.args, tuple(fx.kwargs.values())))
+        if _mentions_batch(plain):
+            return False
+
+        def value(argument: Any) -> Any:
+            if not isinstance(argument, torch.fx.Node):
+                return [value(item) for item in argument] if isinstance(argument, (tuple, list)) else self._plain(argument)
+            if made:
+                source = argument.meta["val"]  # read for its shape, type and device only
+                return torch.zeros((), dtype=source.dtype, device=source.device).expand(meta.shape)
+            return self.parameters[self.names[argument.name]]
+
+        _, arguments, keywords = plain
+        named = dict(zip(fx.kwargs, map(value, keywords), strict=True))
+        self._constant(fx.name, fx.target(*map(value, arguments), **named).detach())
+        self.constants.add(fx.name)
+        self.names[fx.name] = fx.name
+        return True
+
+    def _passes_on(self, fx: Any, target: str, meta: Tensor) -> bool:
+        """Whether the call returns its input as it is; dropout stays, as an identity that people look for."""
+        if target.startswith(_CASTS):
+            source = fx.args[0].meta["val"]
+            return source.dtype == meta.dtype and source.device == meta.device
+        return target in _PASSED_ON and "Dropout" not in self._module_class(fx)
 
     def _module_class(self, fx: Any) -> str:
         stack = fx.meta.get("nn_module_stack") or {}
@@ -190,18 +249,22 @@ class _Translator:
         return last[1] if isinstance(last[1], str) else getattr(last[1], "__name__", "")
 
     def _refuse_random(self, fx: Any, target: str) -> None:
-        name = target.removeprefix("aten.")
-        dropout = name.startswith("dropout.") and bool(fx.args[2])
-        if dropout or name.startswith(_RANDOM):
-            raise CaptureError(
-                "The model draws random numbers in evaluation mode.",
-                where=f"{self._origin(fx)[0]} ({target}) {self._origin(fx)[1]}",
-                advice="Make dropout and noise depend on self.training.",
-            )
-        if name.startswith(_TRAINING_NORM):
+        path, line = self._origin(fx)
+        bound = _bind(fx)
+        if torch.Tag.nondeterministic_seeded in fx.target.tags:
+            chance = bound.get("p", bound.get("dropout", bound.get("dropout_p", 1.0)))
+            active = bound.get("train", bound.get("training", True))
+            if chance and active is not False:
+                raise CaptureError(
+                    "The model draws random numbers in evaluation mode.",
+                    where=f"{path} ({target}) {line}".strip(),
+                    advice="Make dropout and noise depend on self.training.",
+                )
+        trained = target == "aten.batch_norm.default" and (bound["training"] or bound["running_mean"] is None)
+        if trained or target.removeprefix("aten.").startswith(_TRAINING_NORM):
             raise CaptureError(
                 "Batch norm uses the statistics of the batch in evaluation mode.",
-                where=f"{self._origin(fx)[0]} ({target})",
+                where=f"{path} ({target})",
                 advice="Use track_running_stats=True and call it with training=self.training.",
             )
 
@@ -268,6 +331,8 @@ class _Translator:
         """An argument with sizes as numbers or `BatchSize`, and tensors still as fx nodes."""
         if isinstance(value, (tuple, list)):
             return tuple(self._plain(item) for item in value)
+        if isinstance(value, torch.SymInt):
+            return self._size(value)
         if isinstance(value, torch.fx.Node) and not isinstance(value.meta["val"], Tensor):
             return self._size(value.meta["val"])
         return value
@@ -295,6 +360,10 @@ class _Translator:
             where="shapes",
             advice="Shapes must be fixed for a given input size, apart from the batch axis.",
         )
+
+
+def _mentions_batch(value: Any) -> bool:
+    return any(map(_mentions_batch, value)) if isinstance(value, tuple) else isinstance(value, BatchSize)
 
 
 def _bind(fx: Any) -> dict[str, Any]:

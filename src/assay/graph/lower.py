@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from assay.graph.ir import Graph, Node
@@ -19,6 +20,32 @@ def lower_max_pools(graph: Graph) -> Graph:
         windows = _windows(graph, node) if node.op in ("max_pool", "adaptive_max_pool") else None
         nodes.extend([node] if windows is None else _tournament(node, windows))
     return graph.replace_nodes(tuple(nodes))
+
+
+_INCREASING = frozenset({"relu", "clip", "sigmoid", "hardsigmoid", "tanh", "softplus", "elu", "erf", "exp"})
+_POOLS = frozenset({"max_pool", "adaptive_max_pool"})
+
+
+def pool_before_activation(graph: Graph) -> Graph:
+    """Swap pool(f(x)) into f(pool(x)) where f never decreases and only the pool reads f(x): equal in value.
+
+    The pool then sees pre-activations, which are closer to Gaussian than what a ReLU leaves, and the activation fewer units.
+    """
+    readers: dict[str, int] = {}
+    for node in graph:
+        for name in node.inputs:
+            if name is not None:
+                readers[name] = readers.get(name, 0) + 1
+    nodes: dict[str, Node] = {node.name: node for node in graph}
+    swapped: dict[str, Node] = {}
+    for pool in graph:
+        source = nodes.get(pool.inputs[0] or "") if pool.op in _POOLS else None
+        if source is None or source.op not in _INCREASING or readers[source.name] != 1 or source.name == graph.output:
+            continue
+        # the pool takes the activation's place in the list, under its name; the activation follows under the pool's
+        swapped[source.name] = replace(pool, name=source.name, inputs=source.inputs)
+        swapped[pool.name] = replace(source, name=pool.name, inputs=(source.name,), spec=pool.spec)
+    return graph.replace_nodes(tuple(swapped.get(node.name, node) for node in graph)) if swapped else graph
 
 
 def _windows(graph: Graph, node: Node) -> list[dict[str, tuple[int, ...]]] | None:

@@ -27,7 +27,7 @@ def chosen_rows(count: int, limit: int | None, labels: Tensor | None = None) -> 
 
     Example:
         >>> chosen_rows(6, 3, torch.tensor([0, 1, 2, 0, 1, 2])).tolist()
-        [1, 2, 3]
+        [3, 4, 5]
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}.", where="limit")

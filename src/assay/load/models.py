@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import SubjectError, UsageError
-from assay.load import weights as weight_files
+from assay.load.checkpoint import SUFFIXES, read_weights
 from assay.load.demo import demo_model
 from assay.load.factory import call_factory, is_factory
 from assay.load.isolation import isolated
 from assay.load.limits import existing_file, open_zip
 from assay.load.trust import Trust, require_trust
+from assay.load.weights import fit_weights, state_of
 from assay.load.zoo import timm_model, torchvision_model, zoo_example
 from assay.preprocess import Preprocessing
 from assay.subject import Task
@@ -103,7 +104,7 @@ def load_model(
         torch.Size([1, 10])
     """
     record, path = Trust.of(trust), Path(spec)
-    if path.suffix in weight_files.SUFFIXES and not is_factory(spec):
+    if path.suffix in SUFFIXES and not is_factory(spec):
         if weights is not None:
             raise UsageError("Weights were given twice.", where=f"{spec} and {weights}", advice="Drop one of them.")
         return _from_weights(path, arch, record)
@@ -125,11 +126,11 @@ def load_model(
         )
     if weights is None:
         return _built(spec, None, record, spec)
-    return _built(spec, weight_files.read_weights(Path(weights), record), record, str(weights))
+    return _built(spec, read_weights(Path(weights), record), record, str(weights))
 
 
 def _from_weights(path: Path, arch: str | None, trust: Trust) -> LoadedModel:
-    content: Any = weight_files.read_weights(path, trust)
+    content: Any = read_weights(path, trust)
     if isinstance(content, dict) and arch is None:
         content = next((value for value in content.values() if isinstance(value, nn.Module)), content)
     if isinstance(content, nn.Module) and arch is None:
@@ -140,7 +141,7 @@ def _from_weights(path: Path, arch: str | None, trust: Trust) -> LoadedModel:
             where=str(path),
             advice="Say which network they belong to: --arch torchvision:NAME, timm:NAME or FILE.py:factory.",
         )
-    if Path(arch).suffix in (*weight_files.SUFFIXES, ".pt2", ".onnx"):
+    if Path(arch).suffix in (*SUFFIXES, ".pt2", ".onnx"):
         raise UsageError("arch must name a network, not a file of weights.", where=arch)
     loaded = _built(arch, content, trust, str(path))
     loaded.name = f"{arch} with {path.name}"
@@ -152,7 +153,7 @@ def _built(spec: str, content: Any, trust: Trust, where: str) -> LoadedModel:
     kind, _, name = spec.partition(":")
     notes: list[str] = []
     if kind in ("torchvision", "timm") and name:
-        state = None if content is None else weight_files.state_of(content, where, notes)
+        state = None if content is None else state_of(content, where, notes)
         zoo = (torchvision_model if kind == "torchvision" else timm_model)(name, state)
         loaded = LoadedModel(zoo.module, spec, "classification", zoo.preprocessing, zoo.class_names)
         loaded.example = zoo_example(zoo.preprocessing)
@@ -176,7 +177,7 @@ def _built(spec: str, content: Any, trust: Trust, where: str) -> LoadedModel:
     else:
         raise UsageError("This is not a model specification.", where=spec, advice=f"Use one of: {'; '.join(FORMS)}.")
     if content is not None:
-        loaded.warnings += weight_files.fit_weights(loaded.module, content, where)
+        loaded.warnings += fit_weights(loaded.module, content, where)
         loaded.module.eval()
     return loaded
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from assay.errors import MissingExtra, SubjectError, UsageError
 from assay.load.isolation import isolated
-from assay.load.weights import PREFIXES
+from assay.load.weights import PREFIXES, versions_of, with_versions
 from assay.preprocess import Preprocessing
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -37,7 +37,7 @@ class ZooModel:
     module: nn.Module
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
-    state: dict[str, Any] | None
+    state: Mapping[str, Any] | None
     notes: tuple[str, ...]
 
 
@@ -74,9 +74,10 @@ def torchvision_model(name: str, state: Mapping[str, Any] | None = None) -> ZooM
             }
             if len(kept) < len(state):
                 notes.append("The side heads in the weights, used in training only, were left out.")
-            state = kept
+            state = with_versions(kept, versions_of(state))
     if state is not None and name.startswith("densenet"):
-        state = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", key): value for key, value in state.items()}
+        renamed = {re.sub(r"\.(norm|relu|conv)\.([12])\.", r".\1\2.", key): value for key, value in state.items()}
+        state = with_versions(renamed, versions_of(state))
     module = _with_right_head(lambda **head: models.get_model(name, **options, **head), state, notes)
     published = list(models.get_model_weights(name))
     side = getattr(module, "image_size", None)  # a transformer takes one size only; some weights are for another
@@ -89,7 +90,7 @@ def torchvision_model(name: str, state: Mapping[str, Any] | None = None) -> ZooM
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
     )
-    return ZooModel(module, preprocessing, categories, None if state is None else dict(state), tuple(notes))
+    return ZooModel(module, preprocessing, categories, state, tuple(notes))
 
 
 def timm_model(name: str, state: Mapping[str, Any] | None = None) -> ZooModel:
@@ -108,7 +109,7 @@ def timm_model(name: str, state: Mapping[str, Any] | None = None) -> ZooModel:
         mean=tuple(facts.get("mean", (0.485, 0.456, 0.406))),
         std=tuple(facts.get("std", (0.229, 0.224, 0.225))),
     )
-    return ZooModel(module, preprocessing, (), None if state is None else dict(state), tuple(notes))
+    return ZooModel(module, preprocessing, (), state, tuple(notes))
 
 
 def zoo_example(preprocessing: Preprocessing, channels: int = 3) -> Tensor:

@@ -1,11 +1,18 @@
-"""Columns for the low-rank form of the input noise.
+"""Columns for the low-rank form of the input noise. All choices give every unit an unbiased variance.
 
-The columns are the directions that move the outputs most (right singular directions of the output Jacobian) and random orthogonal
-directions of the rest, scaled up so that neuron variances are unbiased. Never the top principal components of the noise: for
-isotropic noise those are arbitrary and lose (n - r) / n of the variance (specification 5.2).
+On pictures with independent pixel noise the pixels are coloured: pixels of one colour, with random signs, share a column, and pixels
+closer than the tile never share one. A unit whose receptive field fits the tile has its exact variance (probing, Tang and Saad
+2012), where an unstructured sketch is off by sqrt(2 / r).
+
+Otherwise the columns are the directions that move the outputs most (right singular directions of the output Jacobian) and random
+orthogonal directions of the rest, scaled up. Never the top principal components of the noise: for isotropic noise those are
+arbitrary and lose (n - r) / n of the variance (specification 5.2).
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,20 +21,22 @@ from assay.covariance import Covariance, Dense, Diagonal, LowRankPlusDiagonal
 from assay.covariance.functions import flat_columns, flat_rows, square_root
 
 
-def low_rank(covariance: Covariance, rank: int, jacobian: Tensor | None, *, seed: int = 0) -> tuple[LowRankPlusDiagonal, bool]:
+def low_rank(
+    covariance: Covariance, rank: int, guides: Callable[[], Tensor] | None = None, *, seed: int = 0
+) -> tuple[LowRankPlusDiagonal, bool]:
     """Input covariance with at most `rank` columns, and whether it is represented exactly.
 
     Args:
         covariance: of the input, over (B, *shape).
         rank: number r of columns.
-        jacobian: (k, B, *shape) rows of the output Jacobian, k < r, or None.
+        guides: gives (k, B, *shape) rows of the output Jacobian; asked only where they are used.
         seed: of the random directions; the same for every sample, so a batch equals single inputs.
 
     Returns:
         Factor (r, B, *shape) with zero rest, and True when F F^T equals the covariance.
     """
     if isinstance(covariance, LowRankPlusDiagonal):
-        return _complete(covariance, rank, jacobian, seed)
+        return _complete(covariance, rank, guides, seed)
     shape = covariance.shape
     size = covariance.matrix.shape[-1] if isinstance(covariance, Dense) else covariance.variance[0].numel()
     zero = torch.zeros(shape, dtype=_dtype(covariance))
@@ -39,18 +48,23 @@ def low_rank(covariance: Covariance, rank: int, jacobian: Tensor | None, *, seed
     def through_root(columns: Tensor) -> Tensor:
         return scale * columns if scale is not None else root @ columns
 
-    guided = None
-    if jacobian is not None:
-        rows = flat_rows(jacobian)
-        guided = scale * rows if scale is not None else root.mT @ rows  # type: ignore[union-attr]
-    directions = _directions(guided, rank, size, shape[0], zero, seed)
+    generator = torch.Generator().manual_seed(seed)
+    directions = _coloured(shape[1:], rank, zero, generator) if isinstance(covariance, Diagonal) else None
+    if directions is None:
+        guided = None
+        if guides is not None and rank > 1:
+            rows = flat_rows(guides())
+            guided = scale * rows if scale is not None else root.mT @ rows  # type: ignore[union-attr]
+        directions = _sketched(guided, rank, shape, zero, generator)
     return LowRankPlusDiagonal(flat_columns(through_root(directions), shape[1:]), zero), False
 
 
-def _directions(guided: Tensor | None, rank: int, size: int, batch: int, like: Tensor, seed: int) -> Tensor:
-    """(B, n, r): orthonormal guided directions, then scaled random directions of their complement."""
-    generator = torch.Generator().manual_seed(seed)
-    count = 0 if guided is None else min(guided.shape[-1], rank - 1)
+def _sketched(
+    guided: Tensor | None, rank: int, shape: tuple[int, ...], like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """(B, n, r): orthonormal guided directions (at most half), then scaled random directions of their complement."""
+    batch, size = shape[0], math.prod(shape[1:])
+    count = 0 if guided is None else min(guided.shape[-1], rank // 2)
     random = torch.randn((1, size, rank - count), generator=generator, dtype=like.dtype).expand(batch, -1, -1)
     stacked = random if guided is None else torch.cat([_normalised(guided[..., :count]), random], -1)
     orthogonal, _ = torch.linalg.qr(stacked)
@@ -58,16 +72,36 @@ def _directions(guided: Tensor | None, rank: int, size: int, batch: int, like: T
     return torch.cat([orthogonal[..., :count], orthogonal[..., count:] * inflation], -1)
 
 
+def _coloured(event: tuple[int, ...], columns: int, like: Tensor, generator: torch.Generator) -> Tensor | None:
+    """(1, n, c) signed indicator columns of a tiling of (C, H, W), c <= columns; None where a 2 x 2 tile does not fit."""
+    if len(event) != 3:
+        return None
+    channels, height, width = event
+    side = math.isqrt(columns // channels)
+    if side < 2 or min(height, width) < 3:
+        return None
+    tall, wide = min(side, height), min(columns // channels // min(side, height), width)
+    row = torch.arange(height).reshape(1, -1, 1) % tall
+    column = torch.arange(width).reshape(1, 1, -1) % wide
+    channel = torch.arange(channels).reshape(-1, 1, 1)
+    colour = ((channel * tall + row) * wide + column).reshape(-1)
+    signs = 2 * torch.randint(0, 2, (math.prod(event),), generator=generator) - 1
+    indicator = torch.nn.functional.one_hot(colour, channels * tall * wide).to(like.dtype)
+    return (indicator * signs.to(like.dtype).unsqueeze(1)).unsqueeze(0)
+
+
 def _normalised(columns: Tensor) -> Tensor:
     norms = columns.norm(dim=1, keepdim=True)
     return columns / torch.where(norms > 0, norms, torch.ones_like(norms))
 
 
-def _complete(covariance: LowRankPlusDiagonal, rank: int, jacobian: Tensor | None, seed: int) -> tuple[LowRankPlusDiagonal, bool]:
+def _complete(
+    covariance: LowRankPlusDiagonal, rank: int, guides: Callable[[], Tensor] | None, seed: int
+) -> tuple[LowRankPlusDiagonal, bool]:
     """The user's own columns, plus columns for the independent rest."""
     if not bool((covariance.rest > 0).any()):
         return covariance, True
-    rest, exact = low_rank(Diagonal(covariance.rest), max(rank - covariance.rank, 1), jacobian, seed=seed)
+    rest, exact = low_rank(Diagonal(covariance.rest), max(rank - covariance.rank, 1), guides, seed=seed)
     return LowRankPlusDiagonal(torch.cat([covariance.factor, rest.factor]), rest.rest), exact
 
 

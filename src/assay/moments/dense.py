@@ -17,7 +17,7 @@ from torch import Tensor
 from assay.covariance import LinearMap
 from assay.covariance.functions import flat_columns, flat_rows, square_root
 from assay.graph import Node
-from assay.moments.domain import Fallback, Trust, operands_of, smooth
+from assay.moments.domain import Fallback, Trust, operands_of, share_of, smooth
 from assay.moments.smoothed import Smoothed
 
 
@@ -68,7 +68,9 @@ class DenseDomain:
             if name in cross:
                 self.blocks[node.name, name] = cross[name]
         self.blocks[node.name, node.name] = matrix
-        return DenseElement(node.name, smoothed.mean, matrix.diagonal(dim1=1, dim2=2).reshape(smoothed.mean.shape))
+        element = DenseElement(node.name, smoothed.mean, matrix.diagonal(dim1=1, dim2=2).reshape(smoothed.mean.shape))
+        self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
+        return element
 
     def release(self, name: str) -> None:
         """Drop every block of a dead tensor."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from assay.errors import UnsupportedOperator
-from assay.grade import Grade
+from assay.grade import Grade, combine
 from assay.graph import OPERATORS, Graph, Node
 from assay.interpret import fallback, unsupported
 from assay.moments.rules import TABLE
@@ -30,14 +30,13 @@ class Trust:
 
     grades: dict[str, Grade] = field(default_factory=dict)
     gaussian: dict[str, bool] = field(default_factory=dict)
+    innovation_share: dict[str, float] = field(default_factory=dict)
 
     def record(self, node: Node, inputs: Sequence[str], own: Grade) -> None:
         """Grade a node from its rule's grade and its inputs'."""
         gaussian = all(self.gaussian.get(name, True) for name in inputs)
         from_rule = Grade.EXACT if own == Grade.CLOSED_FORM and gaussian else own
         worst = [self.grades.get(name, Grade.EXACT) for name in inputs]
-        from assay.grade import combine
-
         self.grades[node.name] = combine([from_rule, *worst])
         self.gaussian[node.name] = gaussian and own == Grade.EXACT
 
@@ -85,6 +84,12 @@ def operands_of(node: Node, values: Sequence[Any], batch: int, domain: Any) -> O
     """Bundle a node's inputs for its rule."""
     attributes = dict(node.resolved(batch))
     return Operands(node, OPERATORS[node.op], values, attributes, domain.between, domain.draw)
+
+
+def share_of(innovation: Tensor | None, variance: Tensor) -> float:
+    """Share of a node's mean variance that is its own innovation."""
+    total = float(variance.detach().mean())
+    return 0.0 if innovation is None or total <= 0 else min(1.0, float(innovation.detach().mean()) / total)
 
 
 def broadcast_variance(innovation: Tensor | None, mean: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from assay.covariance import LowRankPlusDiagonal, diagonal
 from assay.graph import Node
 from assay.interpret import Step
-from assay.moments.domain import Fallback, Trust, broadcast_variance, operands_of, smooth
+from assay.moments.domain import Fallback, Trust, broadcast_variance, operands_of, share_of, smooth
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,9 @@ class FactorDomain:
             innovation = None if smoothed.innovation is None else broadcast_variance(smoothed.innovation, smoothed.mean)
             self.steps.append(Step(node.name, names, smoothed.linear, innovation))
         self.trust.record(node, names, grade)
-        return FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest))
+        element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest))
+        self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
+        return element
 
     def release(self, name: str) -> None:
         """Nothing to do: an element holds all it needs."""

@@ -17,7 +17,6 @@ class LayerRecorder:
     def __init__(self, trust: Trust) -> None:
         self.trust = trust
         self._rows: list[tuple[Node, float, float]] = []
-        self._innovations: dict[str, float] = {}
 
     def __call__(self, node: Node, element: Any) -> None:
         with torch.no_grad():
@@ -31,7 +30,7 @@ class LayerRecorder:
     def layers(self) -> tuple[LayerNoise, ...]:
         """Rows in order; intermediate nodes of a lowered max pool are left out."""
         return tuple(
-            LayerNoise(node.name, node.place, variance, relative, 0.0, self.trust.grades[node.name])
+            LayerNoise(node.name, node.place, variance, relative, self.trust.innovation_share[node.name], self.trust.grades[node.name])
             for node, variance, relative in self._rows
             if node.name in self.trust.grades and node.op not in ("window", "identity") and "_max" not in node.name
         )

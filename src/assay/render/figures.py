@@ -1,4 +1,4 @@
-"""Figures of results, drawn with matplotlib's object interface: no pyplot, no global setting changed, the same bytes each time."""
+"""Figures of results through matplotlib's object interface: no pyplot, no lasting global setting, the same bytes."""
 
 from __future__ import annotations
 
@@ -84,5 +84,6 @@ def settings() -> Iterator[None]:
     with _settings_lock, matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs missing in the measuring font, all-NaN axes: drawn as well as can be
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(theme.SETTINGS)
+        for name, value in theme.SETTINGS.items():
+            matplotlib.rcParams[name] = value  # pyright: ignore[reportArgumentType]
         yield

@@ -43,6 +43,9 @@ def render(audit: Audit) -> str:
     """The report as HTML text. The same audit gives the same bytes.
 
     No script, style, picture or font comes from elsewhere, and the content security policy forbids it.
+
+    Returns:
+        The page.
     """
     joined = layers.join(audit)
     graph = svg.graph(audit.graph_svg, joined.names)

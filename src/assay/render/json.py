@@ -1,4 +1,4 @@
-"""An audit as strict JSON for scripts: everything but the arrays and the figures' data, which the run directory keeps."""
+"""An audit as strict JSON for scripts: all but arrays and figures' data, which the run directory keeps."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def to_json(audit: Audit, indent: int | None = 2) -> str:
     Args:
         audit: what to write.
         indent: spaces a level; None for one line.
+
+    Returns:
+        One JSON object.
 
     >>> from assay.results import Audit
     >>> to_json(Audit({"name": "m"}, {}), indent=None)[:40]

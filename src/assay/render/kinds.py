@@ -1,4 +1,7 @@
-"""Drawings over two axes: lines, scatter, bars, histogram. Each takes a drawing, the figure's data, the arrays and the notes."""
+"""Drawings over two axes: lines, scatter, bars, histogram.
+
+Each takes the drawing to fill, the figure's data, the result's arrays and the notes for the caption.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ GAP, TITLE, BAR = 0.14, 0.27, 0.27  # inches: between panels, above and below ea
 
 
 def heatmaps(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], notes: Notes) -> None:
-    """Panels in a grid; each map has its own range, written on the bar below it; diverging ones are symmetric about 0."""
+    """Panels in a grid. Each map has its own range, written on the bar below; diverging ones are symmetric about 0."""
     panels = list(data["panels"])
     if not panels:
         raise ValueError("there are no panels")
@@ -128,11 +128,12 @@ def matrix(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any],
     for row in range(rows):
         for column in range(columns):
             value = float(values[row, column])
-            dark = numpy.isfinite(value) and (value - low) / (high - low) > 0.55
-            text = _cell(value, percent)
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else "#10202f"
+            colour = (
+                theme.readable(numpy.asarray(drawn.to_rgba(numpy.array([value])))[0].tolist())
+                if numpy.isfinite(value)
+                else theme.MUTED
             )
+            axes.text(column, row, _cell(value, percent), ha="center", va="center", fontsize=size, color=colour)
 
 
 def _cell(value: float, percent: bool) -> str:

@@ -1,4 +1,4 @@
-"""SVG made safe and small for inlining: a whitelist of elements and attributes, no style attribute, no reference outside the page."""
+"""SVG made safe and small for inlining: allowed elements and attributes only, no style, no outside reference."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ from assay.render.text import clean
 MAXIMUM_GRAPH_BYTES = 4_000_000
 MAXIMUM_INLINE_BYTES = 520_000
 
-_SHAPES = frozenset("svg g path rect line polyline polygon circle ellipse text tspan defs clipPath marker".split())
+_SHAPES = frozenset(
+    re.findall(r"\w+", "svg g path rect line polyline polygon circle ellipse text tspan defs clipPath marker")
+)
 _PRESENTATION = frozenset(
-    "fill fill-opacity fill-rule stroke stroke-width stroke-opacity stroke-dasharray stroke-dashoffset stroke-linejoin "
-    "stroke-linecap stroke-miterlimit opacity font-size font-weight font-style text-anchor dominant-baseline "
-    "image-rendering clip-path clip-rule marker-start marker-end".split()
+    re.findall(
+        r"[\w-]+",
+        "fill fill-opacity fill-rule stroke stroke-width stroke-opacity stroke-dasharray stroke-dashoffset "
+        "stroke-linejoin stroke-linecap stroke-miterlimit opacity font-size font-weight font-style text-anchor "
+        "dominant-baseline image-rendering clip-path clip-rule marker-start marker-end",
+    )
 )
 _GEOMETRY = frozenset(
-    "x y x1 y1 x2 y2 cx cy r rx ry dx dy width height d points transform viewBox preserveAspectRatio refX refY "
-    "markerWidth markerHeight markerUnits orient".split()
+    re.findall(
+        r"\w+",
+        "x y x1 y1 x2 y2 cx cy r rx ry dx dy width height d points transform viewBox preserveAspectRatio refX refY "
+        "markerWidth markerHeight markerUnits orient",
+    )
 )
+_MEASURES = frozenset(re.findall(r"\w+", "x y x1 y1 x2 y2 cx cy r rx ry width height refX refY"))
 _PLAIN_VALUE = re.compile(r"[\w#.,%()+\- \n]*")
+_MEASURE = re.compile(r"-?[\d.]+(?:e-?\d+)?(?:px|pt|%)?")
 _LOCAL = re.compile(r"url\(#([\w-]+)\)")
 _PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]+")
 _DECIMAL = re.compile(r"-?\d*\.\d+(?:e-?\d+)?")
@@ -52,6 +62,9 @@ def figure(text: str, prefix: str, label: str) -> str:
         text: the SVG file.
         prefix: makes the ids unique in the page.
         label: accessible name.
+
+    Returns:
+        An ``<svg>`` element.
     """
     root = ElementTree.fromstring(text)
     _collapse_markers(root)
@@ -71,6 +84,9 @@ def graph(text: str, nodes: Sequence[str]) -> Graph:
     Args:
         text: the SVG file.
         nodes: node names in the order of the layer table.
+
+    Returns:
+        The drawing, or a note saying why there is none.
     """
     if not text.strip():
         return Graph()
@@ -79,8 +95,6 @@ def graph(text: str, nodes: Sequence[str]) -> Graph:
     index = {name: place for place, name in enumerate(nodes)}
     try:
         root = ElementTree.fromstring(text.encode("utf-8", "replace"))
-        if _tag(root) != "svg":
-            raise ValueError("not an SVG")
         width, height = _dimensions(root)
         body = "".join(_write(child, "g-", lambda e, p: _graph_element(e, p, index)) for child in root)
     except (ElementTree.ParseError, ValueError, RecursionError):
@@ -90,14 +104,15 @@ def graph(text: str, nodes: Sequence[str]) -> Graph:
     view = html.escape(root.get("viewBox") or f"0 0 {width:g} {height:g}")
     if not _PLAIN_VALUE.fullmatch(view):
         return Graph(note="The drawing of the graph is not shown: its size is not given in numbers.")
-    head = f'<svg class="graph" viewBox="{view}" width="{width:g}" height="{height:g}" role="group" aria-label="Graph of the model">'
+    size = f'viewBox="{view}" width="{width:g}" height="{height:g}"'
+    head = f'<svg class="graph" {size} role="group" aria-label="Graph of the model">'
     return Graph(svg=f"{head}{body}</svg>")
 
 
-Element_ = Callable[[Element, str], "tuple[str, Mapping[str, str], str, str] | None"]
+Rule = Callable[[Element, str], "tuple[str, Mapping[str, str], str, str] | None"]
 
 
-def _write(element: Element, prefix: str, rule: Element_) -> str:
+def _write(element: Element, prefix: str, rule: Rule) -> str:
     """One element and what is inside it; the rule gives tag, attributes, and text before and after the children."""
     made = rule(element, prefix)
     if made is None:
@@ -121,7 +136,7 @@ def _figure_element(element: Element, prefix: str) -> tuple[str, Mapping[str, st
     tag = _tag(element)
     if tag == "image":
         source = next((element.get(name, "") for name in _HREF if element.get(name)), "")
-        attributes = _attributes(element, prefix)
+        attributes = {name: value for name, value in _attributes(element, prefix).items() if name != "id"}
         return ("image", attributes | {"href": re.sub(r"\s", "", source)}, "", "") if _PNG.fullmatch(source) else None
     if tag not in _SHAPES or (tag == "path" and not element.get("d")):
         return None
@@ -176,6 +191,8 @@ def _attributes(element: Element, prefix: str) -> dict[str, str]:
             local = _LOCAL.fullmatch(value)
             if local:
                 kept[name] = f"url(#{prefix}{local.group(1)})"
+        elif name in _MEASURES and not _MEASURE.fullmatch(value):
+            continue
         elif name in _PRESENTATION | _GEOMETRY and _PLAIN_VALUE.fullmatch(value) and "url" not in value.lower():
             kept[name] = _small(name, value)
     if kept.get("transform", "") in ("", "rotate(0)") or re.match(
@@ -250,8 +267,8 @@ def _dimensions(root: Element) -> tuple[float, float]:
         width, height = (
             float(root.get(name, "").removesuffix("px").removesuffix("pt")) for name in ("width", "height")
         )
-    if not (0 < width < 1e6 and 0 < height < 1e6):
-        raise ValueError("no usable size")
+    if _tag(root) != "svg" or not (0 < width < 1e6 and 0 < height < 1e6):
+        raise ValueError("not an SVG of a usable size")
     return width, height
 
 

@@ -26,6 +26,9 @@ def to_text(audit: Audit, *, report: str | Path | None = None, width: int = 100,
         report: where the HTML report is.
         width: columns of the terminal.
         colour: whether to keep ANSI colours.
+
+    Returns:
+        Lines of text.
     """
     from rich.console import Console
 
@@ -56,7 +59,9 @@ def print_audit(audit: Audit, console: Console, *, report: str | Path | None = N
     facts = view.facts(audit.subject)
     known = dict(facts.rows)
     console.print(Text(text.short(str(audit.subject.get("name") or "model"), 80), style="bold"))
-    about = [known[key] for key in ("Data", "Samples", "Preprocessing") if key in known]
+    about = [known[key] for key in ("Data", "Preprocessing") if key in known]
+    if "Samples" in known:
+        about.insert(1, f"{known['Samples']} samples")
     if about:
         console.print(Text(" · ".join(about), style="dim"))
     console.print(
@@ -106,10 +111,11 @@ def _summary(result: Result) -> Grid:
     from rich.text import Text
 
     grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column(ratio=None)
-    grid.add_column(justify="right")
-    for _ in range(3):
-        grid.add_column()
+    grid.add_column(overflow="fold")
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for key, item in result.summary.items():
         value, interval = text.quantity(item)
         label = Text(text.short(item.label or key.replace("_", " "), 50))
@@ -118,20 +124,23 @@ def _summary(result: Result) -> Grid:
             label,
             Text(value, style="bold"),
             Text(text.short(item.unit, 24), style="dim"),
-            Text(said, style="dim"),
             Text(item.grade.value.replace("_", " "), style="cyan"),
+            Text(said, style="dim"),
         )
     return grid
 
 
-def _finding(finding: Finding) -> Text:
+def _finding(finding: Finding) -> Grid:
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    shown = Text()
-    shown.append(f"{finding.status.value.upper():<5} ", style=_STYLES[finding.status])
-    shown.append(text.clean(finding.sentence))
+    shown = Text(text.clean(finding.sentence))
     if finding.place:
-        shown.append(f"\n      at {text.short(finding.place, 120)}", style="dim")
+        shown.append(f"\nat {text.short(finding.place, 120)}", style="dim")
     if finding.next_step:
-        shown.append(f"\n      → {text.clean(finding.next_step)}")
-    return shown
+        shown.append(f"\n→ {text.clean(finding.next_step)}")
+    grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column(width=5)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(finding.status.value.upper(), style=_STYLES[finding.status]), shown)
+    return grid

@@ -20,9 +20,12 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u20
 
 
 def clean(text: str, limit: int = 4000) -> str:
-    """Text in which every unseen character shows as its code point, white space is a space, and the length is limited.
+    r"""Text in which every unseen character shows as its code point, white space is a space, and the length is limited.
 
-    >>> clean("a\\u202eb\\tc")
+    Returns:
+        The text to show.
+
+    >>> clean("a\u202eb\tc")
     'a⟨U+202E⟩b c'
     >>> clean("x" * 50, limit=9)
     'xxxxx…xxx'
@@ -35,6 +38,9 @@ def clean(text: str, limit: int = 4000) -> str:
 
 def short(text: str, limit: int = 90) -> str:
     """A cleaned name, shortened in the middle.
+
+    Returns:
+        The name to show.
 
     >>> short("layer1.0.conv1")
     'layer1.0.conv1'
@@ -49,6 +55,9 @@ def _visible(match: re.Match[str]) -> str:
 
 def number(value: Any, digits: int = 4) -> str:
     """A number, or a yes, no or text, as a short text; a typographic minus, no trailing noise.
+
+    Returns:
+        The text to show.
 
     >>> number(0.123456), number(12345678), number(1.5e-7), number(None), number(-0.5)
     ('0.1235', '12,345,678', '1.5e−7', '–', '−0.5')
@@ -86,6 +95,9 @@ def _scientific(value: float, digits: int = 3) -> str:
 def column(values: Sequence[Any]) -> list[str]:
     """Texts of one column of numbers, all with the same decimals when they are of comparable size.
 
+    Returns:
+        One text per value.
+
     >>> column([1.0, 22.25, None])
     ['1.00', '22.25', '–']
     >>> column([1e-9, 3.0])
@@ -109,9 +121,12 @@ def column(values: Sequence[Any]) -> list[str]:
 def quantity(item: Quantity) -> tuple[str, str]:
     """Value and interval, with as many digits as the interval supports.
 
+    Returns:
+        Both texts; the second is empty when there is no interval.
+
     >>> from assay.grade import Grade
     >>> quantity(Quantity(0.123456, Grade.SAMPLED, low=0.11, high=0.137))
-    ('0.1235', '0.1100 to 0.1370')
+    ('0.123', '0.110 to 0.137')
     """
     low, high, value = item.low, item.high, item.value
     if low is None or high is None:
@@ -123,13 +138,17 @@ def quantity(item: Quantity) -> tuple[str, str]:
     ordinary = all(math.isfinite(x) for x in (low, high, value)) and 1e-3 <= max(abs(low), abs(high)) < 1e6
     if not ordinary or half <= 0 or isinstance(value, int):
         return pretty(value), f"{pretty(low)} to {pretty(high)}"
-    decimals = min(max(2 - math.floor(math.log10(half)), 0), 6)
+    smallest = min(half, abs(value)) if value else half  # two digits of the interval, and two of the value
+    decimals = min(max(1 - math.floor(math.log10(smallest)), 0), 6)
     texts = [f"{x:,.{decimals}f}".replace("-", _MINUS) for x in (value, low, high)]
     return texts[0], f"{texts[1]} to {texts[2]}"
 
 
 def pretty(value: Any) -> str:
     """Like `number`, with powers of ten written out for prose.
+
+    Returns:
+        The text to show.
 
     >>> pretty(1.5e-7)
     '1.5\u202f×\u202f10⁻⁷'
@@ -149,6 +168,9 @@ def power_of_ten(exponent: int) -> str:
 def size(count: float) -> str:
     """A number of bytes.
 
+    Returns:
+        The text to show.
+
     >>> size(3_500_000)
     '3.5 MB'
     """
@@ -161,6 +183,9 @@ def size(count: float) -> str:
 
 def plural(count: int, one: str, many: str = "") -> str:
     """A count with its noun.
+
+    Returns:
+        The text to show.
 
     >>> plural(1, "check"), plural(3, "class", "classes")
     ('1 check', '3 classes')

@@ -1,9 +1,10 @@
-"""Colours and sizes of figures. Each colour stands for a CSS variable, so that an inlined figure follows dark and light."""
+"""Colours and sizes of figures. Each colour stands for a CSS variable: an inlined figure follows dark and light."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from assay.render.text import clean
 
@@ -63,9 +64,16 @@ def colour(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
-def dashes(index: int) -> str:
+def dashes(index: int) -> Literal["-", "--", ":"]:
     """Line style of the series at a position: past the last colour the style changes."""
     return ("-", "--", ":")[index // len(SERIES) % 3]
+
+
+def readable(background: Sequence[float]) -> Literal["#ffffff", "#000000"]:
+    """White or black, whichever has the higher contrast (WCAG 2) on a background of red, green and blue in [0, 1]."""
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in background[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#ffffff"
 
 
 def wrapped(text: str) -> str:

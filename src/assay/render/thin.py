@@ -1,4 +1,4 @@
-"""Figure data made fit for drawing: plain finite arrays, thinned where the eye could not tell, with a note saying so."""
+"""Figure data made fit for drawing: plain arrays, thinned where the eye could not tell, with a note saying so."""
 
 from __future__ import annotations
 

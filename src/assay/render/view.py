@@ -237,6 +237,9 @@ def section(result: Result, anchor: str, joined: Iterable[str], budget: Budget) 
         anchor: id of the section.
         joined: names of the tables that also stand in the layer table, and are therefore cut early.
         budget: bytes left for drawings.
+
+    Returns:
+        What the template prints.
     """
     ranked = sorted(result.findings, key=lambda finding: -finding.status.severity)
     return Section(

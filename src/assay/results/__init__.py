@@ -1,6 +1,6 @@
 """What an analysis hands back: quantities with grades, tidy tables, arrays, figures' data, findings, provenance.
 
-Results know nothing of models or torch graphs, so every renderer and the store can be written against this folder alone.
+Results know nothing of models or graphs: every renderer and the store can be written against this folder alone.
 """
 
 from assay.results.finding import Finding, Status, worst

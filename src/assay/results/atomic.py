@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 from assay.errors import StoreError
 
@@ -33,7 +34,10 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
 
 
 def stage(target: Path, content: str | bytes) -> Path:
-    """Write the content to a temporary file beside the target, on disk when this returns, and return its path.
+    """Write the content to a temporary file beside the target; it is on disk when this returns.
+
+    Returns:
+        Path of the temporary file.
 
     Raises:
         StoreError: when that fails; the temporary file is gone again.
@@ -47,7 +51,7 @@ def stage(target: Path, content: str | bytes) -> Path:
             os.fsync(handle.fileno())
     except OSError as error:
         discard(temporary)
-        raise storage_error(error, target) from error
+        refuse(error, target)
     except BaseException:
         discard(temporary)
         raise
@@ -64,7 +68,7 @@ def publish(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
     except OSError as error:
         discard(temporary)
-        raise storage_error(error, target) from error
+        refuse(error, target)
 
 
 def discard(path: Path) -> None:
@@ -90,7 +94,7 @@ def make_folder(folder: Path, *, refuse_link: bool = False) -> None:
                 "This folder of the run is a symbolic link.", where=str(folder), advice="Choose another run directory."
             )
     except OSError as error:
-        raise storage_error(error, folder) from error
+        refuse(error, folder)
 
 
 def sync_folder(folder: Path) -> None:
@@ -109,31 +113,29 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
-            raise storage_error(error, folder) from error
+            refuse(error, folder)
 
 
-def storage_error(error: OSError, path: Path) -> StoreError:
-    """The error a user sees for a failed read or write."""
+def refuse(error: OSError, path: Path) -> NoReturn:
+    """Raise what a user sees for a failed read or write.
+
+    Raises:
+        StoreError: saying what is wrong with this place and what to do.
+    """
+    what, advice = _explanation(error)
+    raise StoreError(what, where=str(path), advice=advice) from error
+
+
+def _explanation(error: OSError) -> tuple[str, str]:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return StoreError(
+        return (
             "The disk is full; nothing was changed there.",
-            where=str(path),
-            advice="Free some space or choose another directory, then run again.",
+            "Free some space or choose another directory, then run again.",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
-            "No permission to use this place.",
-            where=str(path),
-            advice="Choose a directory you may write to, or change its permissions.",
-        )
+        return "No permission to use this place.", "Choose a directory you may write to, or change its permissions."
     if error.errno == errno.ENOENT:
-        return StoreError("This file does not exist.", where=str(path), advice="Check the path.")
+        return "This file does not exist.", "Check the path."
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        return StoreError(
-            "A file stands where a folder is needed, or a folder where a file is.",
-            where=str(path),
-            advice="Choose another path.",
-        )
-    return StoreError(
-        f"The file system refused: {error.strerror or error}.", where=str(path), advice="Choose another directory."
-    )
+        return "A file stands where a folder is needed, or a folder where a file is.", "Choose another path."
+    return f"The file system refused: {error.strerror or error}.", "Choose another directory."

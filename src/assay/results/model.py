@@ -118,6 +118,9 @@ class Result:
     def to_frame(self, table: str | None = None) -> pandas.DataFrame:
         """One table as a pandas DataFrame; the first table when none is named.
 
+        Returns:
+            One row per row, one column per column.
+
         Raises:
             KeyError: if the result has no such table.
         """

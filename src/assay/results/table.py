@@ -67,6 +67,9 @@ class Table:
     def column(self, name: str) -> list[Any]:
         """Values of one column, in row order.
 
+        Returns:
+            One value per row.
+
         Raises:
             KeyError: if there is no such column.
         """

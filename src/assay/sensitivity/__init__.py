@@ -8,6 +8,7 @@ from assay.sensitivity.analysis import analyse
 from assay.sensitivity.condition import ConditionNumbers, condition_number, condition_numbers
 from assay.sensitivity.config import SensitivityConfig
 from assay.sensitivity.golub_kahan import LargestSingular, largest_singular
+from assay.sensitivity.planning import plan
 from assay.sensitivity.measured import AdversarialResponse, RandomResponse, adversarial_response, random_response
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "condition_number",
     "condition_numbers",
     "largest_singular",
+    "plan",
     "random_response",
 ]

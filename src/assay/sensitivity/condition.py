@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -241,13 +241,11 @@ def condition_numbers(
         parts.append(part)
         if progress is not None:
             progress(min(begin + size, len(x)), len(x), "condition numbers")
-    merged = {
-        f.name: torch.cat([getattr(part, f.name) for part in parts])
-        if isinstance(getattr(parts[0], f.name), Tensor)
-        else getattr(parts[0], f.name)
-        for f in fields(ConditionNumbers)
-    }
-    return ConditionNumbers(**merged)
+    joined: dict[str, Any] = {}
+    for field in fields(ConditionNumbers):
+        pieces = [getattr(part, field.name) for part in parts]
+        joined[field.name] = torch.cat(pieces) if isinstance(pieces[0], Tensor) else pieces[0]
+    return ConditionNumbers(**joined)
 
 
 def check_outputs_nonzero(output_norm: Tensor) -> None:

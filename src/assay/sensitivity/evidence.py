@@ -1,5 +1,4 @@
-"""What the sensitivity analysis gathers before anything is put into words: predictions and measurements side by "
-"side."""
+"""What the sensitivity analysis gathers before putting it into words: predictions and measurements side by side."""
 
 from __future__ import annotations
 
@@ -132,8 +131,9 @@ def collect(subject: Subject, config: SensitivityConfig, progress: Progress | No
         chosen, x, outputs = chosen[usable], x[usable], outputs[usable]
     total = 3 * len(x)
 
-    def stage(offset: int) -> Progress | None:
-        return None if progress is None else lambda done, _, text: progress(offset + done, total, text)
+    def stage(offset: int) -> Progress:
+        report = progress or (lambda done, total, text: None)
+        return lambda done, _, text: report(offset + done, total, text)
 
     numbers = condition_numbers(
         subject,
@@ -212,8 +212,8 @@ def _cautions(numbers: ConditionNumbers, dtype: torch.dtype, config: Sensitivity
     noise = torch.finfo(dtype).eps / config.relative_sizes[0]
     if noise > 1e-3:
         notes.append(
-            f"Changes of relative size {config.relative_sizes[0]:g} are close to the rounding of {dtype} ({noise:.0%} of the "
-            "change): responses measured at that size are unreliable; use a larger size or double precision."
+            f"Changes of relative size {config.relative_sizes[0]:g} are close to the rounding of {dtype} ({noise:.0%} "
+            "of the change): responses measured at that size are unreliable; use a larger size or double precision."
         )
     if numbers.method == "lanczos":
         raised = float((numbers.upper_norm / numbers.jacobian_norm.clamp(min=1e-300)).max())

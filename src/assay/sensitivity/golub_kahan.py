@@ -70,11 +70,14 @@ class LargestSingular:
         Kuczynski and Wozniakowski 1992: k Lanczos steps on A A^T from a start uniform on the sphere of R^K leave a
         relative error above e in the largest eigenvalue with probability at most 1.648 sqrt(K) exp(-sqrt(e) (2k - 1)).
         The subspace used here contains A A^T times theirs, so its value is at least theirs. A probability statement
-        about the seed, not a certificate; infinity where k is too small for it to say anything.
+        about the seed, not a certificate.
+
+        Returns:
+            (B,) float64; the value itself where exhausted, infinity where k is too small for a statement.
         """
         outputs = self.left.shape[1]
-        steps = (2 * self.iterations - 1).clamp(min=1)
-        error = (math.log(max(1.648 * math.sqrt(outputs) / failure, 1.0)) / steps).square().double()
+        steps = (2 * self.iterations - 1).clamp(min=1).double()
+        error = (math.log(max(1.648 * math.sqrt(outputs) / failure, 1.0)) / steps).square()
         raised = torch.where(error < 1, self.value / (1 - error).clamp(min=1e-300).sqrt(), math.inf)
         return torch.where(self.exhausted | (self.value == 0), self.value, raised)
 
@@ -152,7 +155,7 @@ def largest_singular(
     )
     start = start_vector(outputs, seed).to(dtype)
     first = operator.transpose(start.expand(batch, outputs)).to(dtype)
-    length = first.norm(dim=1)
+    length = _length(first)
     state = _State(
         operator,
         torch.arange(batch),
@@ -170,7 +173,7 @@ def largest_singular(
                 break
             state = state.compress()
         product = _orthogonal(state.operator.forward(state.right[:, step]).to(dtype), state.left[:, :step])
-        alpha = product.norm(dim=1).double()
+        alpha = _length(product).double()
         if step > 0:
             _finish(found, state, step, alpha, tolerance, round_off, last=step == steps)
         if step == steps:
@@ -180,12 +183,10 @@ def largest_singular(
         state.alpha[:, step] = alpha
         remainder = state.operator.transpose(state.left[:, step]).to(dtype)
         remainder = _orthogonal(remainder, state.right[:, : step + 1])
-        beta = remainder.norm(dim=1).double()
+        beta = _length(remainder).double()
         state.beta[:, step] = beta
         state.right[:, step + 1] = remainder / _safe(beta.to(dtype))[:, None]
-        ended = beta <= BREAKDOWN * round_off * scale
-        if step + 1 == inputs:  # v_0 .. v_step already span R^n: what remains is noise
-            ended = torch.ones_like(ended)
+        ended = beta <= BREAKDOWN * round_off * scale  # always where v_0 .. v_step already span R^n
         if bool(ended.any()):
             state.beta[ended, step] = 0
             state.right[ended, step + 1] = 0
@@ -255,9 +256,14 @@ def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:
     return vector
 
 
+def _length(vector: Tensor) -> Tensor:
+    peak = _safe(vector.abs().amax(1))  # squares of very small or large elements neither vanish nor overflow
+    return (vector / peak[:, None]).norm(dim=1) * peak
+
+
 def _safe(length: Tensor) -> Tensor:
     return torch.where(length == 0, torch.ones_like(length), length)
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return vector / _safe(vector.norm(dim=1))[:, None]
+    return vector / _safe(_length(vector))[:, None]

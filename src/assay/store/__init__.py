@@ -1,4 +1,4 @@
-"""The run directory: JSON, safetensors and SVG files, each written atomically and checked when read. Nothing is unpickled.
+"""The run directory: JSON, safetensors and SVG files, written atomically, checked when read, never unpickled.
 
 `save_result` keeps one result, `save_audit` a whole run, `open_run` reads it back.
 """

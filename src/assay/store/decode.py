@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from assay.errors import StoreError
 from assay.grade import Grade
@@ -16,6 +16,9 @@ def value(item: Any, where: str) -> Any:
 
     >>> value([1, {"$float": "inf"}, {"$dict": [[2, "two"]]}], "here")
     [1, inf, {2: 'two'}]
+
+    Returns:
+        The value that was encoded.
 
     Raises:
         StoreError: for a wrapper that is not one of ours.
@@ -34,7 +37,7 @@ def value(item: Any, where: str) -> Any:
             pairs = [(value(key, where), value(entry, where)) for key, entry in content]
             if all(key is None or isinstance(key, (str, int, float, bool)) for key, _ in pairs):
                 return dict(pairs)
-    raise _wrong(where, f"unknown wrapper {sorted(item)[:3]}")
+    _wrong(where, f"unknown wrapper {sorted(item)[:3]}")
 
 
 class Reader:
@@ -42,18 +45,21 @@ class Reader:
 
     def __init__(self, record: Any, where: str) -> None:
         if not isinstance(record, dict):
-            raise _wrong(where, f"expected an object, found {type(record).__name__}")
+            _wrong(where, f"expected an object, found {type(record).__name__}")
         self.record: dict[Any, Any] = record
         self.where = where
 
     def document(self, kind: str) -> Reader:
         """Self, after checking what kind of document this is and of which version.
 
+        Returns:
+            The reader itself.
+
         Raises:
             StoreError: when it is another kind or from a newer version.
         """
         if self.record.get("format") != kind:
-            raise _wrong(self.where, f"it is not an {kind!r} document")
+            _wrong(self.where, f"it is not an {kind!r} document")
         version = self.integer("schema")
         if version != SCHEMA:
             raise StoreError(
@@ -66,7 +72,7 @@ class Reader:
     def _member(self, name: str, kinds: type | tuple[type, ...], say: str) -> Any:
         found = self.record.get(name)
         if not isinstance(found, kinds) or (isinstance(found, bool) and kinds is not bool):
-            raise _wrong(self.where, f"{name!r} is not {say}")
+            _wrong(self.where, f"{name!r} is not {say}")
         return found
 
     def text(self, name: str) -> str:
@@ -81,7 +87,7 @@ class Reader:
         """A whole number of at least 0."""
         number = self._member(name, int, "a whole number")
         if number < 0:
-            raise _wrong(self.where, f"{name!r} is negative")
+            _wrong(self.where, f"{name!r} is negative")
         return number
 
     def number(self, name: str) -> float:
@@ -96,7 +102,7 @@ class Reader:
         """An object with text keys."""
         found = self._member(name, dict, "an object")
         if not all(isinstance(key, str) for key in found):
-            raise _wrong(self.where, f"{name!r} has a key that is not text")
+            _wrong(self.where, f"{name!r} has a key that is not text")
         return found
 
     def child(self, name: str) -> Reader:
@@ -112,7 +118,7 @@ class Reader:
         """A list of texts."""
         found = self._member(name, list, "a list")
         if not all(isinstance(item, str) for item in found):
-            raise _wrong(self.where, f"{name!r} is not a list of texts")
+            _wrong(self.where, f"{name!r} is not a list of texts")
         return tuple(found)
 
     def grade(self, name: str) -> Grade:
@@ -120,11 +126,14 @@ class Reader:
         try:
             return Grade(self.text(name))
         except ValueError as error:
-            raise _wrong(self.where, "unknown grade") from error
+            _wrong(self.where, "unknown grade", error)
 
 
 def result(document: Reader, arrays: Mapping[str, Any], times: Mapping[str, Any]) -> Result:
     """A result from its document, its arrays by key, and its times.
+
+    Returns:
+        The result.
 
     Raises:
         StoreError: when anything is missing or of another type.
@@ -134,7 +143,7 @@ def result(document: Reader, arrays: Mapping[str, Any], times: Mapping[str, Any]
     named = {}
     for entry in document.items("arrays"):
         if entry.text("key") not in arrays:
-            raise _wrong(entry.where, "the safetensors file lacks this array")
+            _wrong(entry.where, "the safetensors file lacks this array")
         named[entry.text("name")] = arrays[entry.text("key")]
     return Result(
         name=document.text("name"),
@@ -158,6 +167,9 @@ def result(document: Reader, arrays: Mapping[str, Any], times: Mapping[str, Any]
 def table(reader: Reader) -> Table:
     """A table; its cells are text, numbers, true or false, or None.
 
+    Returns:
+        The table.
+
     Raises:
         StoreError: for anything else, or rows of the wrong length.
     """
@@ -174,9 +186,9 @@ def table(reader: Reader) -> Table:
     )
     rows = reader.record.get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
-        raise _wrong(reader.where, f"the rows are not lists of {len(columns)} cells")
+        _wrong(reader.where, f"the rows are not lists of {len(columns)} cells")
     if not all(cell is None or isinstance(cell, (str, int, float, bool)) for row in rows for cell in row):
-        raise _wrong(reader.where, "a cell is neither text nor a number")
+        _wrong(reader.where, "a cell is neither text nor a number")
     cells = tuple(tuple(row) for row in rows)
     return Table(reader.text("name"), reader.text("title"), columns, cells, reader.text("caption"))
 
@@ -197,17 +209,17 @@ def _finding(reader: Reader) -> Finding:
     try:
         status = Status(reader.text("status"))
     except ValueError as error:
-        raise _wrong(reader.where, "unknown status") from error
+        _wrong(reader.where, "unknown status", error)
     return Finding(reader.text("rule"), status, reader.text("sentence"), reader.text("place"), reader.text("next_step"))
 
 
 def _provenance(reader: Reader, times: Mapping[str, Any]) -> Provenance:
     versions = reader.mapping("versions")
     if not all(isinstance(version, str) for version in versions.values()):
-        raise _wrong(reader.where, "a version is not text")
+        _wrong(reader.where, "a version is not text")
     seed = reader.record.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise _wrong(reader.where, "'seed' is not a whole number")
+        _wrong(reader.where, "'seed' is not a whole number")
     return Provenance(
         analysis=reader.text("analysis"),
         model=reader.text("model"),
@@ -222,9 +234,9 @@ def _provenance(reader: Reader, times: Mapping[str, Any]) -> Provenance:
     )
 
 
-def _wrong(where: str, why: str) -> StoreError:
-    return StoreError(
+def _wrong(where: str, why: str, cause: BaseException | None = None) -> NoReturn:
+    raise StoreError(
         f"The run cannot be read: {why}.",
         where=where,
         advice="Restore the directory from a copy, or run the audit again into a new one.",
-    )
+    ) from cause

@@ -29,6 +29,9 @@ def to_bytes(document: Any, where: str) -> bytes:
         document: what `plain` accepts.
         where: named in the error.
 
+    Returns:
+        UTF-8 text.
+
     Raises:
         StoreError: for a value that JSON cannot hold, with its place.
     """
@@ -42,8 +45,14 @@ def to_bytes(document: Any, where: str) -> bytes:
 def plain(value: Any, where: str) -> Any:
     """Values JSON can hold. NaN, infinities and unusual mappings are wrapped in an object with one ``$`` key.
 
+    Returns:
+        None, texts, numbers, lists and dictionaries.
+
     >>> plain([1.5, float("inf"), {2: "two"}], "here")
     [1.5, {'$float': 'inf'}, {'$dict': [[2, 'two']]}]
+
+    Raises:
+        StoreError: for a value of another type, with its place.
     """
     if isinstance(value, Enum):
         return plain(value.value, where)
@@ -81,6 +90,9 @@ def result_document(result: Result, arrays: Mapping[str, str]) -> dict[str, Any]
     Args:
         result: what to store.
         arrays: key in the safetensors file, by array name.
+
+    Returns:
+        What `to_bytes` writes.
     """
     return {
         "format": "assay-result",
@@ -121,6 +133,9 @@ def array_keys(result: Result) -> dict[str, str]:
 def array_bytes(result: Result, keys: Mapping[str, str]) -> bytes:
     """All arrays of a result as one safetensors file.
 
+    Returns:
+        Content of the file.
+
     Raises:
         StoreError: for an array of a type that safetensors does not know.
     """
@@ -129,7 +144,7 @@ def array_bytes(result: Result, keys: Mapping[str, str]) -> bytes:
     arrays: dict[str, numpy.ndarray] = {}
     for name, value in result.arrays.items():
         place = f"result {result.name!r}, array {name!r}"
-        array = numpy.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, order="C")
+        array = _numpy(value)
         if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise StoreError(
                 f"Arrays of type {array.dtype} cannot be stored.", where=place, advice="Store real numbers or booleans."
@@ -137,6 +152,10 @@ def array_bytes(result: Result, keys: Mapping[str, str]) -> bytes:
         # safetensors writes the raw buffer: it has to be contiguous and little-endian
         arrays[keys[name]] = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     return save(arrays)
+
+
+def _numpy(value: Any) -> numpy.ndarray:
+    return numpy.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, order="C")
 
 
 def timing(result: Result) -> dict[str, Any]:

@@ -26,6 +26,9 @@ _RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d")  # devices on Windows, wh
 def stem(name: str) -> str:
     """File name, without ending, of a result: its own name when that is plain, else a plain form of it with a digest.
 
+    Returns:
+        A name that is safe on every file system.
+
     >>> stem("moments")
     'moments'
     >>> stem("../../etc/passwd")
@@ -45,6 +48,9 @@ def is_stem(text: str) -> bool:
 
 def is_member(path: str) -> bool:
     """Whether a path read from a manifest names a file this format knows.
+
+    Returns:
+        True for the files that a run may list.
 
     >>> is_member("results/moments.json"), is_member("results/../../x.json")
     (True, False)

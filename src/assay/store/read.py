@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from assay.errors import StoreError
 from assay.results import Audit, Result
-from assay.results.atomic import storage_error
+from assay.results.atomic import refuse
 from assay.store import decode
 from assay.store.decode import Reader
 from assay.store.layout import (
@@ -64,6 +64,9 @@ def open_run(directory: str | Path) -> Audit:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run, with every entry checked.
 
+    Returns:
+        Its content: subject, results, files and what was left out.
+
     Raises:
         StoreError: when there is none or it is damaged.
     """
@@ -104,6 +107,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def read_timing(folder: Path) -> dict[str, Any]:
     """Wall time and peak memory by result file; empty when the run has none.
+
+    Returns:
+        Two numbers per result, as keyword arguments of `Provenance`.
 
     Raises:
         StoreError: when the file is damaged.
@@ -170,7 +176,7 @@ def _regular(path: Path, limit: int, expected: int | None = None) -> bytes:
                 _damaged(path, f"it has {status.st_size:,} bytes instead of {expected:,}")
             return handle.read(limit + 1)
     except OSError as error:
-        raise storage_error(error, path) from error
+        refuse(error, path)
 
 
 def _json(content: bytes, path: Path) -> Any:

@@ -1,7 +1,7 @@
 """Writing a run directory: everything is staged first, then renamed into place, the manifest last.
 
-One writer at a time. A crash between two renames loses at most the results being replaced: before their files change, a manifest
-without them is put in place.
+One writer at a time. A crash between two renames loses at most the results being replaced: before their files change,
+a manifest without them is put in place.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.graph.operators.operator import Aten, Operator, Sample, randn
+from assay.graph.operators.operator import Aten, Converted, Operator, Sample, randn
 
 _DATA = (frozenset({0}), frozenset({1}))
 
@@ -50,8 +50,6 @@ def _resize(x: Tensor, *, size: Sequence[int], mode: str, align_corners: bool | 
 
 def _resize_form(mode: str, dims: int) -> Aten:
     def convert(arguments, shape):
-        from assay.graph.operators.operator import Converted
-
         corners = arguments.get("align_corners") if mode != "nearest" else None
         return Converted((arguments["input"],), {"size": tuple(shape[2:]), "mode": mode, "align_corners": corners})
 
@@ -132,6 +130,7 @@ OPERATORS = (
                 ("input", "weight", "bias", "running_mean", "running_var"),
                 ("eps",),
             ),
+            Aten("batch_norm.default", ("input", "weight", "bias", "running_mean", "running_var"), ("eps",)),
         ),
     ),
     Operator(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.graph.operators.operator import Aten, Operator, Sample, randn
+from assay.graph.operators.operator import Aten, Converted, Operator, Sample, randn
 
 
 def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, normalized_shape, eps=1e-5) -> Tensor:
@@ -17,6 +17,14 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, normal
 
 def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_groups, eps=1e-5) -> Tensor:
     return F.group_norm(x, num_groups, weight, bias, eps)
+
+
+def _instance_norm_form(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
+    """Instance norm is group norm with one group per channel."""
+    if not arguments["use_input_stats"]:
+        raise NotImplementedError("instance norm with running statistics")
+    names = (arguments["input"], arguments["weight"], arguments["bias"])
+    return Converted(names, {"num_groups": shape[1], "eps": arguments["eps"]})
 
 
 def _rms_norm(x: Tensor, weight: Tensor | None, *, normalized_shape, eps=None) -> Tensor:
@@ -78,6 +86,7 @@ OPERATORS = (
         _group_norm,
         lambda g: [Sample((randn(g, 2, 6, 4), randn(g, 6), randn(g, 6)), {"num_groups": 3})],
         Aten("group_norm.default", _NORM, ("num_groups", "eps")),
+        Aten("instance_norm.default", convert=_instance_norm_form),
     ),
     _row(
         "rms_norm",

@@ -136,7 +136,8 @@ OPERATORS = (
         "identity",
         lambda x: x,
         lambda g: [Sample((randn(g, 2, 3),))],
-        *(Aten(f"{name}.default") for name in ("dropout", "feature_dropout", "clone", "alias", "detach", "contiguous", "lift_fresh_copy")),
+        *(Aten(f"{name}.default", ("input",)) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+        *(Aten(f"{name}.default") for name in ("clone", "alias", "detach", "contiguous", "lift_fresh_copy")),
     ),
     Operator(
         "cat",

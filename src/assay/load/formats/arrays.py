@@ -91,7 +91,7 @@ def _member(archive: zipfile.ZipFile, key: str, path: str) -> numpy.ndarray:
 
 
 def _refuse(where: str, error: Exception) -> NoReturn:
-    if "allow_pickle" in str(error):
+    if "allow_pickle" in str(error) or "Python objects" in str(error):
         raise SubjectError(
             "This is an array of pickled objects, which is never opened because that would execute code.",
             where=where,

@@ -34,6 +34,8 @@ def read_table(request: DataRequest) -> Data:
     path = existing_file(request.path, "table")
     notes: list[str] = []
     frame = _parquet(request) if path.suffix.lower() == ".parquet" else _csv(request, notes)
+    if frame.empty:
+        raise SubjectError("The table is empty.", where=str(path), advice="Give at least one row and one column.")
     names = [str(name) for name in frame.columns]
     frame.columns = names
     if len(set(names)) < len(names):

@@ -25,10 +25,9 @@ def factor(request: Request) -> Moments:
     Cost: r + 1 forward passes and as many reverse passes as wanted outputs. Memory: (r + 2) copies of the live activations and one
     gain per non-linear unit. Nothing grows with the square of a layer's width.
     """
-    jacobian = _guides(request) if request.rank > 1 else None
-    reduced, exact = low_rank(request.covariance, request.rank, jacobian, seed=request.seed)
+    reduced, exact = low_rank(request.covariance, request.rank, lambda: _guides(request), seed=request.seed)
     result, domain, recorder = walk(request, reduced, record=True)
-    covariance = adjoint_covariance(request, domain.steps, result)
+    covariance, _ = adjoint(request, domain.steps, request.seeds(result.mean.shape[1]))
     own = Grade.EXACT if exact else Grade.STATISTICAL
     grade = combine([own, domain.trust.grades.get(request.graph.output, Grade.EXACT)])
     return Moments(
@@ -60,25 +59,33 @@ def _guides(request: Request) -> Tensor:
     count = outputs.shape[1]
     if wanted is None and count > _GUIDED:
         wanted = outputs.topk(_GUIDED, dim=1).indices
-    limit = max(1, min(_GUIDED, request.rank // 2))
     if wanted is None:
-        seeds = torch.eye(count, dtype=request.mean.dtype).unsqueeze(1).expand(count, len(outputs), count)[:limit]
+        seeds = torch.eye(count, dtype=request.mean.dtype).unsqueeze(1).expand(count, len(outputs), count)
     else:
-        seeds = torch.nn.functional.one_hot(wanted[:, :limit], count).to(request.mean.dtype).transpose(0, 1)
+        seeds = torch.nn.functional.one_hot(wanted[:, :_GUIDED], count).to(request.mean.dtype).transpose(0, 1)
     return torch.stack([pullback(seed) for seed in seeds])
 
 
-def adjoint_covariance(request: Request, steps: list[Step], result: FactorElement) -> Tensor:
-    """(B, m, m) covariance of the wanted outputs, by the reverse walk."""
-    seeds = request.seeds(result.mean.shape[1])
-    total = result.mean.new_zeros((seeds.shape[1], seeds.shape[0], seeds.shape[0]))
+def adjoint(request: Request, steps: list[Step], seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariance of output combinations, and their sensitivity to the input, by the reverse walk.
+
+    Args:
+        request: with the full input covariance.
+        steps: of a recorded forward walk.
+        seeds: (m, B, K) combinations of outputs.
+
+    Returns:
+        Covariance (B, m, m) of the combinations, and their expected Jacobian (m, B, ...) with respect to the input.
+    """
+    total = request.mean.new_zeros((seeds.shape[1], seeds.shape[0], seeds.shape[0]))
 
     def visit(step: Step, cotangents: Tensor) -> None:
         nonlocal total
         if step.innovation is not None:
-            rows = flat_rows(cotangents)
-            total = total + flat_rows(cotangents * step.innovation).mT @ rows
+            total = total + flat_rows(cotangents * step.innovation).mT @ flat_rows(cotangents)
 
     reached = backward(steps, request.graph.output, seeds, visit)
-    at_input = reached.get(request.graph.input)
-    return total if at_input is None else total + project(request.covariance, at_input, at_input)
+    jacobian = reached.get(request.graph.input)
+    if jacobian is None:
+        jacobian = request.mean.new_zeros((seeds.shape[0], *request.mean.shape))
+    return total + project(request.covariance, jacobian, jacobian), jacobian

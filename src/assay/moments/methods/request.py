@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from assay.covariance import Covariance
-from assay.graph import Graph, lower_max_pools
+from assay.graph import Graph, lower_max_pools, pool_before_activation
 from assay.moments.domain import Fallback
 from assay.subject import Subject
 
@@ -42,8 +42,8 @@ class Request:
 
     @cached_property
     def graph(self) -> Graph:
-        """The captured graph with max pools lowered to pairwise maxima."""
-        return lower_max_pools(self.subject.graph)
+        """The captured graph with max pools moved before activations and lowered to pairwise maxima."""
+        return lower_max_pools(pool_before_activation(self.subject.graph))
 
     def seeds(self, count: int) -> Tensor:
         """Cotangents (m, B, K) that select the wanted outputs."""

@@ -93,10 +93,11 @@
         const node = byId(`n${id}`);
         if (!node) return;
         const rgb = colourAt(span > 0 ? (scale(value) - scale(low[1])) / span : 0.5);
-        const light = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 140;
+        const linear = rgb.map((v) => (v / 255) ** 2.3);
+        const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179;
         const rect = node.querySelector("rect");
         if (rect) rect.style.fill = `rgb(${rgb})`;
-        all("text", node).forEach((text) => { text.style.fill = light ? "#10161d" : "#fff"; });
+        all("text", node).forEach((text) => { text.style.fill = light ? "#000" : "#fff"; });
       });
       byId("low").textContent = low[2];
       byId("high").textContent = high[2];

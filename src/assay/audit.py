@@ -1,0 +1,177 @@
+"""The main job: run the chosen analyses over one subject, keep each result as soon as it is there, collect findings."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from assay import moments, sensitivity
+from assay._version import __version__
+from assay.config import AuditConfig
+from assay.errors import AssayError, SubjectError, UsageError
+from assay.graph import draw_svg
+from assay.results import Audit, Column, Provenance, Result, Table
+from assay.store import save_audit, save_result
+from assay.subject import Subject
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One analysis as the audit runs it.
+
+    Attributes:
+        run: `(subject, config, progress) -> Result`.
+        plan: `(subject, config) -> str`, a plain estimate of what it will cost.
+    """
+
+    run: Callable[..., Result]
+    plan: Callable[[Subject, Any], str]
+
+
+ANALYSES: Mapping[str, Analysis] = MappingProxyType(
+    {
+        "moments": Analysis(moments.analyse, moments.plan),
+        "sensitivity": Analysis(sensitivity.analyse, sensitivity.plan),
+    }
+)
+"""Every analysis, in the order they run. To add one, add a line."""
+
+
+def audit(
+    subject: Subject,
+    *,
+    only: Sequence[str] | None = None,
+    config: AuditConfig | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Run analyses over a subject.
+
+    An analysis that cannot run on this subject is left out with its reason; the others go on. Results are saved as they finish.
+
+    Args:
+        subject: model and data.
+        only: names of analyses; all when None.
+        config: settings of every analysis.
+        out: run directory; nothing is written when None.
+        progress: called as progress(done, total, text).
+
+    Returns:
+        Audit with `.results`, `.findings`, `.left_out`, `.save(directory)` and `.report(path)`.
+
+    Raises:
+        UsageError: for an unknown analysis.
+        SubjectError: when not a single analysis could run.
+
+    Example:
+        >>> from assay.load import load_subject
+        >>> run = audit(load_subject("demo", limit=4), only=["sensitivity"])
+        >>> run.status.value in ("pass", "warn")
+        True
+    """
+    config = config or AuditConfig()
+    names = _chosen(only)
+    if subject.data is None:
+        raise SubjectError("An audit needs data.", where=subject.name, advice="Give inputs with --data or data=.")
+    if any(_forbids_fallback(config, name) for name in names):
+        subject.graph  # noqa: B018  (with --strict a model that cannot be captured is an error)
+    results: dict[str, Result] = {}
+    left_out: dict[str, str] = {}
+    errors: list[AssayError] = []
+    for name in names:
+        started = time.perf_counter()
+        try:
+            result = ANALYSES[name].run(subject, getattr(config, name), progress=progress)
+        except SubjectError as error:
+            if _forbids_fallback(config, name):
+                raise
+            left_out[name] = str(error)
+            errors.append(error)
+            continue
+        result = replace(result, provenance=_provenance(subject, name, config, time.perf_counter() - started))
+        results[name] = result
+        if out is not None:
+            save_result(result, out)
+    if not results:
+        raise errors[0]
+    svg, nodes = _drawing(subject, left_out)
+    run = Audit(subject.describe(), results, left_out, svg, nodes)
+    if out is not None:
+        save_audit(run, out)
+    return run
+
+
+def plan(subject: Subject, config: AuditConfig | None = None, only: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """What each analysis will do and cost, in plain words, before anything runs."""
+    config = config or AuditConfig()
+    return [(name, ANALYSES[name].plan(subject, getattr(config, name))) for name in _chosen(only)]
+
+
+def _chosen(only: Sequence[str] | None) -> list[str]:
+    unknown = [name for name in only or () if name not in ANALYSES]
+    if unknown:
+        raise UsageError(f"There is no analysis {unknown[0]!r}.", where="--only", advice=f"Choose from: {', '.join(ANALYSES)}.")
+    return [name for name in ANALYSES if only is None or name in only]
+
+
+def _forbids_fallback(config: AuditConfig, name: str) -> bool:
+    return getattr(getattr(config, name), "fallback", None) == "error"
+
+
+def _provenance(subject: Subject, name: str, config: AuditConfig, seconds: float) -> Provenance:
+    settings = getattr(config, name)
+    data = subject.data
+    return Provenance(
+        analysis=name,
+        model=subject.name,
+        model_digest=subject.digest,
+        data=data.name if data is not None else "",
+        data_digest=data.digest if data is not None else "",
+        config=settings.model_dump(mode="json"),
+        seed=settings.seed,
+        versions={
+            "assay": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": str(torch.get_num_threads()),
+        },
+        trusted=subject.trusted,
+        wall_seconds=seconds,
+        peak_bytes=_peak_bytes(),
+    )
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _drawing(subject: Subject, left_out: dict[str, str]) -> tuple[str, Table | None]:
+    """SVG and table of the layers; a reason among those left out when the model cannot be captured."""
+    try:
+        graph = subject.graph
+    except SubjectError as error:
+        left_out["graph"] = str(error)
+        return "", None
+    columns = [
+        Column("node", "node", node=True),
+        Column("place", "layer"),
+        Column("operator", "operator"),
+        Column("shape", "output shape", "", None, "B is the batch"),
+    ]
+    records = [
+        {"node": node.name, "place": node.module_path or node.name, "operator": node.label, "shape": str(node.spec)}
+        for node in graph.layers
+    ]
+    return draw_svg(graph), Table.from_records("graph", "Layers", columns, records)

@@ -1,0 +1,96 @@
+"""`main`: parse, run one verb, turn whatever goes wrong into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from assay._version import __version__
+from assay.cli import failures, streams
+
+EPILOGUE = """\
+Exit codes: 0 fine, 1 findings at or above --fail-on, 2 wrong usage, 3 model, data or directory cannot be used, \
+4 internal error, 130 interrupted. With --debug (or ASSAY_DEBUG=1) errors show their traceback. Nothing is executed \
+from files and nothing is fetched from a network unless you say --trust."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments after the program's name; those of the process when None.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["--version"])
+        0.1.0
+        0
+    """
+    arguments = [str(each) for each in (sys.argv[1:] if argv is None else argv)]
+    debug = "--debug" in arguments or os.environ.get("ASSAY_DEBUG", "") not in ("", "0")
+    arguments = [each for each in arguments if each != "--debug"]
+    with streams.printable(), warnings.catch_warnings():
+        if not sys.warnoptions and not debug:
+            warnings.simplefilter("ignore")  # remarks of libraries to programmers; what a user must know is a finding
+        try:
+            code = _dispatch(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output went away, as `head` does
+            streams.silence_stdout()
+            return failures.BROKEN_PIPE
+        except (Exception, KeyboardInterrupt) as error:
+            code = failures.explain(error, debug=debug)
+        return code
+
+
+def verbs() -> dict[str, str]:
+    """Name and one-line help of every verb, read from the files without importing them."""
+    folder = Path(__file__).with_name("verbs")
+    found = {}
+    for file in sorted(folder.glob("[a-z]*.py")):
+        described = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        found[file.stem.replace("_", "-")] = described.partition("\n")[0]
+    return found
+
+
+def application() -> Any:
+    """The cyclopts application with all verbs; a verb's module is imported when it is used."""
+    from cyclopts import App, Parameter
+
+    app = App(
+        name="assay",
+        help="How a trained network responds when its input, parameters or number format change a little.",
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        default_parameter=Parameter(negative=(), show_default=_shown),
+        result_action="return_value",
+    )
+    for name, described in verbs().items():
+        module = f"assay.cli.verbs.{name.replace('-', '_')}"
+        app.command(f"{module}:run", name=name, help=described, help_epilogue="")
+    return app
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    app = application()
+    try:
+        code = app(arguments or ["--help"], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise failures.usage_error(error, verbs()) from error
+    return code if isinstance(code, int) else 0
+
+
+def _shown(default: Any) -> str | None:
+    """How help shows a default: as one would type it; switches and absent values show none."""
+    if default is None or isinstance(default, bool) or default == ():
+        return None
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

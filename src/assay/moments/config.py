@@ -1,0 +1,51 @@
+"""Settings of the moments analysis: the single truth for Python, the TOML file and the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Method = Literal["auto", "exact", "gain", "factor", "linearize", "diagonal", "mc"]
+
+
+class MomentsConfig(BaseModel):
+    """What to propagate and where the findings draw their lines."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: Annotated[int, Field(gt=0, description="Most inputs to analyse, spread evenly over the data.")] = 32
+    sigmas: Annotated[
+        tuple[float, ...],
+        Field(min_length=1, description="Noise levels, as shares of the data's value range (of 1 when unbounded)."),
+    ] = (0.02, 0.05, 0.1)
+    method: Annotated[Method, Field(description="How to propagate; auto chooses by size.")] = "auto"
+    rank: Annotated[int, Field(gt=0, description="Columns of the low-rank method.")] = 32
+    fallback: Annotated[
+        Literal["linearise", "sample", "error"],
+        Field(description="Operators without a rule: linearise, sample, or error (strict)."),
+    ] = "linearise"
+    top: Annotated[int, Field(ge=2, description="Largest outputs to follow when there are more than 64.")] = 10
+    check: Annotated[
+        int | None,
+        Field(ge=0, description="Draws per input and level to check the numbers with; 0 none, by the model's size if unset."),
+    ] = None
+    maps: Annotated[int, Field(ge=0, description="Inputs to draw a sensitivity map of.")] = 4
+    seed: Annotated[int, Field(ge=0, description="Seed of draws and random directions.")] = 0
+    flip_above: Annotated[
+        float, Field(gt=0, le=1, description="Mean flip probability from which noise counts as a problem.")
+    ] = 0.05
+    mean_error_above: Annotated[
+        float, Field(gt=0, description="Mean error against sampling, in output deviations, from which numbers are doubtful.")
+    ] = 0.1
+    variance_ratio_within: Annotated[
+        tuple[float, float], Field(description="Predicted over sampled variance outside this range is doubtful.")
+    ] = (0.8, 1.25)
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if any(not sigma > 0 for sigma in self.sigmas) or list(self.sigmas) != sorted(set(self.sigmas)):
+            raise ValueError(f"sigmas must be positive and increase strictly, got {self.sigmas}")
+        if not 0 < self.variance_ratio_within[0] < 1 < self.variance_ratio_within[1]:
+            raise ValueError(f"variance_ratio_within must hold 1, got {self.variance_ratio_within}")
+        return self

@@ -1,0 +1,262 @@
+"""Everything the moments analysis computes, before it is put into words, tables and figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from assay.errors import CaptureError, SubjectError
+from assay.grade import Grade, combine
+from assay.moments.answers import SensitivityMap, argmax_probabilities, candidates, sensitivity_map
+from assay.moments.config import MomentsConfig
+from assay.moments.methods import Request
+from assay.moments.methods.monte_carlo import draw_outputs
+from assay.moments.noise import as_covariance
+from assay.moments.propagate import propagate
+from assay.moments.result import LayerNoise, Moments
+from assay.subject import Subject
+
+Progress = Callable[[int, int, str], None]
+
+_ALL_OUTPUTS = 64
+_CHUNK_BYTES = 600_000_000
+_CHECK_BUDGET = 1.2e11
+"""Activations computed for the check by sampling when the number of draws is not given."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level over all inputs; n inputs, m followed outputs each.
+
+    Attributes:
+        sigma: deviation of the noise in units of the data.
+        share: the same as a share of the value range.
+        mean: (n, m) propagated mean.
+        variance: (n, m) propagated variance.
+        argmax: (n, m) probability that each followed output is the largest; empty for regression.
+        sampled_mean: (n, m) from `draws` samples, or None.
+        sampled_variance: (n, m), or None.
+        sampled_flip: (n,) share of draws with another decision than the clean one, or None.
+        layers: noise per layer.
+        grade: of the propagated numbers.
+        method: that ran, with the reason.
+    """
+
+    sigma: float
+    share: float
+    mean: Tensor
+    variance: Tensor
+    argmax: Tensor
+    sampled_mean: Tensor | None
+    sampled_variance: Tensor | None
+    sampled_flip: Tensor | None
+    layers: tuple[LayerNoise, ...]
+    grade: Grade
+    method: str
+    reason: str
+
+    @property
+    def flip(self) -> Tensor:
+        """(n,) probability that the decision changes; the clean decision is the first followed output."""
+        return 1 - self.argmax[:, 0]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All levels, over the same inputs.
+
+    Attributes:
+        subject: what was analysed.
+        config: how.
+        rows: indices of the inputs in the data.
+        clean: (n, K) outputs without noise.
+        outputs: (n, m) indices of the followed outputs, the clean decision first for classifiers.
+        levels: by increasing noise.
+        maps: sensitivity maps of the first inputs at the largest level.
+        draws: samples per input and level of the check; 0 for none.
+        warnings: for the reader.
+    """
+
+    subject: Subject
+    config: MomentsConfig
+    rows: Tensor
+    clean: Tensor
+    outputs: Tensor
+    levels: tuple[Level, ...]
+    maps: SensitivityMap | None
+    draws: int
+    warnings: tuple[str, ...]
+
+    @property
+    def classifier(self) -> bool:
+        """Whether the outputs are logits."""
+        return self.subject.task == "classification"
+
+
+def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) -> Evidence:
+    """Run propagation, its check by sampling, and the maps.
+
+    Raises:
+        SubjectError: without data.
+    """
+    if subject.data is None:
+        raise SubjectError("Moments need data.", where=subject.name, advice="Give inputs with --data.")
+    rows = torch.linspace(0, len(subject.data) - 1, min(config.inputs, len(subject.data))).round().long().unique()
+    x = subject.data.inputs[rows]
+    clean = torch.cat([subject.probe(part) for part in x.split(16)])
+    outputs = _followed(subject, config, clean)
+    draws = planned_draws(subject, config, len(x))
+    report = progress or (lambda done, total, text: None)
+    levels = []
+    for index, share in enumerate(config.sigmas):
+        levels.append(_level(subject, config, x, outputs, share, draws, lambda done, text, i=index: report(i * len(x) + done, len(x) * len(config.sigmas), text)))
+    maps = _maps(subject, config, x, outputs)
+    return Evidence(subject, config, rows, clean, outputs, tuple(levels), maps, draws, _warnings(subject, levels))
+
+
+def _followed(subject: Subject, config: MomentsConfig, clean: Tensor) -> Tensor:
+    count = clean.shape[1]
+    if subject.task != "classification":
+        return torch.arange(min(count, _ALL_OUTPUTS)).expand(len(clean), -1)
+    return candidates(clean, clean.argmax(1), count if count <= _ALL_OUTPUTS else config.top)
+
+
+def planned_draws(subject: Subject, config: MomentsConfig, inputs: int) -> int:
+    """Draws per input and level: as asked, else what a fixed budget of activations affords, 100 to 2,000."""
+    if config.check is not None:
+        return config.check
+    try:
+        activations = sum(node.spec.size_per_sample for node in subject.graph.layers)
+    except CaptureError:
+        activations = 100 * subject.example[0].numel()
+    affordable = int(_CHECK_BUDGET / (activations * inputs * len(config.sigmas)))
+    return max(100, min(2000, affordable // 100 * 100))
+
+
+def _level(
+    subject: Subject,
+    config: MomentsConfig,
+    x: Tensor,
+    outputs: Tensor,
+    share: float,
+    draws: int,
+    report: Callable[[int, str], None],
+) -> Level:
+    sigma = share * subject.preprocessing.value_range
+    parts: list[Moments] = []
+    sampled: list[tuple[Tensor, Tensor, Tensor]] = []
+    done = 0
+    for chunk in _chunks(subject, config, len(x)):
+        moments = propagate(
+            subject,
+            x[chunk],
+            sigma**2,
+            method=config.method,
+            outputs=outputs[chunk],
+            rank=config.rank,
+            samples=max(draws, 2),
+            seed=config.seed,
+            fallback=config.fallback,
+        )
+        parts.append(moments)
+        for row in range(*chunk.indices(len(x))):
+            if draws:
+                sampled.append(_sample(subject, config, x[row : row + 1], outputs[row], sigma, draws))
+            done += 1
+            report(done, f"noise {share:g}")
+    mean = torch.cat([part.mean for part in parts])
+    covariance = torch.cat([part.covariance for part in parts])
+    shares = argmax_probabilities(mean, covariance)[0] if subject.task == "classification" else mean.new_zeros((len(mean), 0))
+    checks = [torch.stack(values) for values in zip(*sampled, strict=True)] if sampled else [None, None, None]
+    return Level(
+        sigma,
+        share,
+        mean,
+        covariance.diagonal(dim1=1, dim2=2),
+        shares,
+        checks[0],
+        checks[1],
+        checks[2],
+        _average([part.layers for part in parts], [len(part.mean) for part in parts]),
+        combine(part.grade for part in parts),
+        parts[0].method,
+        parts[0].reason,
+    )
+
+
+def _sample(
+    subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor, sigma: float, draws: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    request = Request(subject, x, as_covariance(sigma**2, x), None, 1, draws, config.seed, "linearise")
+    values = draw_outputs(request, 0)
+    followed = values[:, outputs]
+    flipped = (values.argmax(1) != outputs[0]).to(values.dtype).mean()
+    return followed.mean(0), followed.var(0), flipped
+
+
+def _chunks(subject: Subject, config: MomentsConfig, count: int) -> Iterator[slice]:
+    """Slices of inputs whose propagation fits the memory budget."""
+    try:
+        graph = subject.graph
+        width = max(node.spec.size_per_sample for node in graph if node.name in graph.dependent)
+        per_input = 16 * width * width if width <= 4096 else 16 * width * (config.rank + 4)
+    except CaptureError:
+        per_input = 400 * subject.example[0].numel()
+    size = max(1, min(count, int(_CHUNK_BYTES / per_input)))
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _average(parts: list[tuple[LayerNoise, ...]], weights: list[int]) -> tuple[LayerNoise, ...]:
+    total = sum(weights)
+    averaged = []
+    for rows in zip(*parts, strict=True):
+        mean = {
+            name: sum(getattr(row, name) * weight for row, weight in zip(rows, weights, strict=True)) / total
+            for name in ("variance", "relative", "innovation_share")
+        }
+        averaged.append(replace(rows[0], **mean))
+    return tuple(averaged)
+
+
+def _maps(subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor) -> SensitivityMap | None:
+    if not config.maps or subject.preprocessing.value_range <= 0:
+        return None
+    sigma = config.sigmas[-1] * subject.preprocessing.value_range
+    versus = outputs[: config.maps, 1] if subject.task == "classification" and outputs.shape[1] > 1 else None
+    parts = [
+        sensitivity_map(
+            subject,
+            x[i : i + 1],
+            sigma**2,
+            target=outputs[i : i + 1, 0],
+            versus=None if versus is None else versus[i : i + 1],
+            rank=config.rank,
+        )
+        for i in range(min(config.maps, len(x)))
+    ]
+    names = ("variance_share", "jacobian", "variance", "explained")
+    return SensitivityMap(*(torch.cat([getattr(p, n) for p in parts]) for n in names), combine(p.grade for p in parts))
+
+
+def _warnings(subject: Subject, levels: list[Level]) -> tuple[str, ...]:
+    notes = []
+    bounds = subject.preprocessing.bounds
+    if bounds is not None and subject.data is not None:
+        notes.append(
+            f"Noise is Gaussian and not clipped to the data's range {bounds[0]:g} to {bounds[1]:g}; real noise often is."
+        )
+    if levels[0].method in ("linearize",) and not levels[0].layers:
+        notes.append(f"No per-layer numbers: {levels[0].reason}.")
+    approximated = [row.place for row in levels[0].layers if row.grade in (Grade.LINEARISED, Grade.SAMPLED)]
+    if approximated:
+        notes.append(f"From {approximated[0]} on, numbers rest on operators without a rule, which were approximated.")
+    return tuple(notes)
+
+
+def noise_floor(draws: int) -> float:
+    """Mean absolute error, in deviations, that sampling alone has."""
+    return math.sqrt(2 / math.pi / draws)
