@@ -71,8 +71,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     compare("digits net, 10 outputs", DigitsNet().eval(), digits_split().test_inputs[:64], arguments.repeats)
-    for outputs in (10, 64, 200, 1000):
-        compare(f"conv net 3x32x32, {outputs} outputs", wide_net(outputs), torch.rand(4, 3, 32, 32), arguments.repeats)
+    for outputs, inputs in ((10, 4), (64, 4), (200, 4), (1000, 1)):
+        x = torch.rand(inputs, 3, 32, 32)
+        compare(f"conv net 3x32x32, {outputs} outputs", wide_net(outputs), x, arguments.repeats)
 
 
 if __name__ == "__main__":

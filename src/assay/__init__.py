@@ -3,6 +3,8 @@
 Public names only, imported when first used: `import assay` costs nothing and needs no torch.
 """
 
+# ruff: noqa: F401  (the imports below are for type checkers; `__all__` is built from the table)
+
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -11,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from assay._version import __version__
 
 if TYPE_CHECKING:
-    from assay import covariance, gaussian, graph, interpret, load, moments, render, results, sensitivity, store
+    from assay import covariance, errors, gaussian, graph, interpret, load, moments, render, results, sensitivity, store
     from assay.audit import audit
     from assay.config import AuditConfig
-    from assay.errors import AssayError, CaptureError, MissingExtra, NumericalError, StoreError, SubjectError
-    from assay.errors import TrustRequired, UnsupportedOperator, UsageError
+    from assay.errors import AssayError, CaptureError, StoreError, SubjectError, TrustRequired, UsageError
     from assay.grade import Grade
     from assay.load import load_data, load_subject
     from assay.preprocess import Preprocessing
@@ -24,21 +25,20 @@ if TYPE_CHECKING:
     from assay.subject import Data, Subject
 
 _NAMES = {
-    "assay.audit": "audit",
-    "assay.config": "AuditConfig",
-    "assay.errors": "AssayError CaptureError MissingExtra NumericalError StoreError SubjectError TrustRequired "
-    "UnsupportedOperator UsageError",
-    "assay.grade": "Grade",
-    "assay.load": "load_data load_subject",
-    "assay.preprocess": "Preprocessing",
-    "assay.results": "Audit Finding Result",
-    "assay.store": "open_run",
-    "assay.subject": "Data Subject",
+    "audit": ("audit",),
+    "config": ("AuditConfig",),
+    "errors": ("AssayError", "CaptureError", "StoreError", "SubjectError", "TrustRequired", "UsageError"),
+    "grade": ("Grade",),
+    "load": ("load_data", "load_subject"),
+    "preprocess": ("Preprocessing",),
+    "results": ("Audit", "Finding", "Result"),
+    "store": ("open_run",),
+    "subject": ("Data", "Subject"),
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-_PARTS = "covariance gaussian graph interpret load moments render results sensitivity store".split()
+_HOME = {name: f"assay.{module}" for module, names in _NAMES.items() for name in names}
+_PARTS = ("covariance", "gaussian", "graph", "interpret", "moments", "render", "sensitivity", *_NAMES)
 
-__all__ = ["__version__", *_HOME, *_PARTS]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *_HOME, *(part for part in _PARTS if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 class _Package(ModuleType):

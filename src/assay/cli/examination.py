@@ -18,7 +18,18 @@ from assay.subject import Subject
 if TYPE_CHECKING:
     from rich.console import Console
 
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "safetensors", "matplotlib", "torchvision", "timm", "pandas", "pyarrow")
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "safetensors",
+    "matplotlib",
+    "torchvision",
+    "timm",
+    "pandas",
+    "pyarrow",
+)
 FORMAT = "assay-doctor"
 SHOWN = 12
 

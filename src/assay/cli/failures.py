@@ -77,7 +77,7 @@ def usage_error(error: CycloptsError, verbs: Iterable[str]) -> UsageError:
         what = f"{where} is missing."
         advice = f"Write it right after the verb: `{command} {where}`. {advice}"
     elif isinstance(error, MissingArgumentError):
-        what = re.sub(r'^Command ".*?" parameter ', "", what)
+        what = re.sub(r'^Command ".*?" parameter ', "", what).replace("positional arguments", "values")
     else:
         what, where = _of_a_field(error.__cause__) or (what, where)
     return UsageError(what, where=where, advice=advice)
@@ -90,8 +90,11 @@ def _of_a_field(cause: BaseException | None) -> tuple[str, str] | None:
     if not isinstance(cause, ValidationError):
         return None
     first = cause.errors()[0]
+    if first["type"] == "model_type":
+        name = flag_of(map(str, first["loc"]))
+        return f"{name} is a group of options, such as {name}.seed, and no option by itself.", name
     flag = flag_of(part for part in first["loc"] if isinstance(part, str))
-    return f"{flag}: {first['msg']}, not {str(first['input'])[:80]!r}.", flag
+    return f"{flag}: {first['msg']}, not {repr(first['input'])[:80]}.", flag
 
 
 def flag_of(path: Iterable[str]) -> str:

@@ -45,6 +45,7 @@ def perform(
         The audit, saved and shown.
 
     Raises:
+        UsageError: for an unknown analysis.
         AssayError: when the subject, the directory or the settings cannot be used.
         Interrupted: after Ctrl-C, saying what was saved.
     """
@@ -53,7 +54,7 @@ def perform(
         from assay.audit import ANALYSES, audit, plan
         from assay.config import to_toml
         from assay.results import Audit
-        from assay.results.atomic import write_atomic
+        from assay.results.atomic import discard, write_atomic
         from assay.store import save_audit
 
         unknown = [name for name in only or () if name not in ANALYSES]
@@ -69,6 +70,7 @@ def perform(
             _say_plan(subject, steps, directory)
         # From here on the directory tells the truth about this run, whenever it ends.
         save_audit(Audit(subject.describe(), {}, dict.fromkeys((name for name, _ in steps), UNFINISHED)), directory)
+        discard(directory / REPORT)
         write_atomic(directory / CONFIG, to_toml(config))
         try:
             with streams.progress(printing.quiet) as progress:
@@ -113,12 +115,12 @@ def check_directory(directory: Path) -> None:
                 advice="Give another directory with -o, or move the file away.",
             )
         if not os.access(place, os.W_OK | os.X_OK):
-            raise StoreError(
-                "No permission to write here.", where=str(place), advice="Give another directory with -o."
-            )
+            raise StoreError("No permission to write here.", where=str(place), advice="Give another directory with -o.")
     except OSError as error:
         raise StoreError(
-            f"This cannot be a directory: {error.strerror or error}.", where=str(directory), advice="Give another with -o."
+            f"This cannot be a directory: {error.strerror or error}.",
+            where=str(directory),
+            advice="Give another with -o.",
         ) from error
 
 
@@ -129,7 +131,9 @@ def _say_plan(subject: Subject, steps: Sequence[tuple[str, str]], directory: Pat
     from assay.render.text import clean
 
     console = streams.messages()
-    console.print(Text(f"Plan for {clean(subject.name)} (results go to {clean(str(directory))}, Ctrl-C keeps those that are finished):"))
+    console.print(
+        Text(f"Plan for {clean(subject.name)}; results go to {clean(str(directory))}, Ctrl-C keeps the finished ones:")
+    )
     for name, cost in steps:
         console.print(Padding(Text(f"{name}: {clean(cost)}"), (0, 0, 0, 2)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,7 +39,7 @@ def split_numbers(_: type, tokens: list) -> tuple[float, ...]:
     return tuple(float(part) for token in tokens for part in token.value.split(",") if part.strip())
 
 
-Numbers = Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, converter=split_numbers, n_tokens=-1)]
+Numbers = Annotated[tuple[float, ...] | None, Parameter(consume_multiple=1, converter=split_numbers, n_tokens=-1)]
 
 
 @Parameter(name="*")
@@ -58,7 +58,8 @@ class Loading:
     limit: Annotated[int | None, Parameter(group=LOADING, help="Take so many samples, spread over the classes.")] = None
     weights: Annotated[Path | None, Parameter(group=LOADING, help="Weights for a named network or factory.")] = None
     arch: Annotated[
-        str | None, Parameter(group=LOADING, help="The network that a file of weights belongs to: torchvision:NAME, ...")
+        str | None,
+        Parameter(group=LOADING, help="The network that a file of weights belongs to: torchvision:NAME, ..."),
     ] = None
     trust: Annotated[
         bool, Parameter(group=LOADING, help="Allow factories, .pt2 programs and full pickles to execute code.")
@@ -85,7 +86,9 @@ class Loading:
     scale: Annotated[
         tuple[float, float] | None, Parameter(group=PREPROCESSING, help="Range that bounds are mapped to before mean.")
     ] = None
-    mean: Annotated[Numbers, Parameter(group=PREPROCESSING, help="Per channel, subtracted after scaling: 0.5,0.4,0.3.")] = None
+    mean: Annotated[
+        Numbers, Parameter(group=PREPROCESSING, help="Per channel, subtracted after scaling: 0.5,0.4,0.3.")
+    ] = None
     std: Annotated[Numbers, Parameter(group=PREPROCESSING, help="Per channel, divided by after the mean.")] = None
     channel_order: Annotated[
         Literal["RGB", "BGR"] | None, Parameter(group=PREPROCESSING, help="Channel order that the model expects.")
@@ -101,6 +104,7 @@ class Loading:
             Model and data, checked.
 
         Raises:
+            UsageError: for a limit below 1.
             AssayError: see `assay.load.load_subject`.
         """
         if self.limit is not None and self.limit < 1:
@@ -124,7 +128,13 @@ class Loading:
         )
 
     def preprocessing(self, model: str) -> Preprocessing | None:
-        """The preset with the single values that were given put over it; None when nothing was given.
+        """The preset with the single values that were given put over it.
+
+        Args:
+            model: specification of the model.
+
+        Returns:
+            The preprocessing; None when nothing was given.
 
         Raises:
             UsageError: for an unknown preset, values that do not fit each other, or values without the preset that
@@ -170,8 +180,3 @@ class Printing:
     quiet: Annotated[
         bool, Parameter(name=["--quiet", "-q"], group=OUTPUT, help="Print errors only (and the JSON with --json).")
     ] = False
-
-
-def option_names() -> list[str]:
-    """Names of the loading options, as fields of `Loading`."""
-    return [field.name for field in fields(Loading)]

@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _dispatch(arguments)
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader of our output went away, as `head` does
-            streams.silence_stdout()
-            return failures.BROKEN_PIPE
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+                streams.silence_stdout()  # the reader of our output went away, as `head` does
+                return failures.BROKEN_PIPE
             code = failures.explain(error, debug=debug)
         return code
 

@@ -51,7 +51,7 @@ def flags_of(model: type[BaseModel]) -> type[BaseModel]:
             fields[name] = (Annotated[section, parameter], Field(default=section(), description=field.description))
             continue
         if get_origin(kind) is tuple:
-            kind = Annotated[kind, BeforeValidator(split_commas), Parameter(consume_multiple=True)]
+            kind = Annotated[kind, BeforeValidator(split_commas), Parameter(consume_multiple=1)]
         fields[name] = (kind, Field(default=field.default, description=field.description))
     return create_model(f"{model.__name__}Flags", __doc__=model.__doc__, **fields)
 
@@ -90,7 +90,8 @@ def merged(given: BaseModel, *, file: Path | None = None, seed: int | None = Non
     try:
         return AuditConfig.model_validate(content)
     except ValidationError as error:
-        raise _refused(error, list(flags), seed) from error
+        refusal = _refused(error, list(flags), seed)
+        raise refusal from error
 
 
 def given_flags(given: BaseModel) -> Iterator[tuple[tuple[str, str], Any]]:
@@ -108,9 +109,9 @@ def _refused(error: ValidationError, flags: Sequence[tuple[str, str]], seed: int
     if not suspects and seed is not None and path[-1] == "seed":
         suspects = ["--seed"]
     sentence = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict) else f", not {str(first['input'])[:80]!r}"
+    shown = "" if isinstance(first["input"], dict) else f", not {repr(first['input'])[:80]}"
     return UsageError(
-        f"{' and '.join(suspects)}: {sentence}{shown}.",
+        f"{' and '.join(suspects)}: {sentence.rstrip('.')}{shown}.",
         where=", ".join(suspects),
         advice="`assay audit --help` says what each flag takes.",
     )

@@ -36,6 +36,9 @@ _PLAIN = {
 def transliterate(error: UnicodeError) -> tuple[str, int]:
     """An error handler for encoding: characters the terminal does not have, in plain letters, else a question mark.
 
+    Returns:
+        The replacement, and where to go on.
+
     Raises:
         UnicodeError: when it is not about encoding.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from assay.errors import AssayError, CaptureError
 from assay.graph.check import check_against_export, check_other_batch
+from assay.graph.evaluate import evaluate_node
 from assay.graph.functional import without_mutation
 from assay.graph.ir import BatchSize, Graph, Node, Slot, TensorSpec
 from assay.graph.operators import ATEN
@@ -184,12 +185,13 @@ class _Translator:
             self.parameter_names[fx.name] = name
         else:
             value = self.exported.constants[signature.inputs_to_lifted_tensor_constants[fx.name]]
-            self.constants.add(fx.name)
-        self._constant(fx.name, value.detach())
+        self._constant(fx.name, value.detach(), made_here=name is None)
         self.names[fx.name] = fx.name
 
-    def _constant(self, name: str, value: Tensor) -> str:
+    def _constant(self, name: str, value: Tensor, made_here: bool) -> str:
         self.parameters[name] = value
+        if made_here:
+            self.constants.add(name)
         self.nodes.append(Node(name, "parameter", (), {}, TensorSpec(tuple(value.shape), value.dtype)))
         return name
 
@@ -208,33 +210,23 @@ class _Translator:
         if self._passes_on(fx, target, meta):
             self.names[fx.name] = self.names[fx.args[0].name]
             return
-        if not self._fold(fx, meta):
-            self._operator(fx, target, meta)
+        self._operator(fx, target, meta)
+        self._fold(self.nodes[-1], fx)
 
-    def _fold(self, fx: Any, meta: Tensor) -> bool:
+    def _fold(self, node: Node, fx: Any) -> None:
         """Compute a value here that depends neither on the input nor on any parameter, such as the mask of shifted windows."""
         made = fx.target._schema.name.removeprefix("aten::") in _MADE
-        tensors = [source for source in fx.all_input_nodes if isinstance(source.meta["val"], Tensor)]
-        if not made and not all(self.names[source.name] in self.constants for source in tensors):
-            return False
-        plain = self._plain((tuple(meta.shape), fx.args, tuple(fx.kwargs.values())))
-        if _mentions_batch(plain):
-            return False
-
-        def value(argument: Any) -> Any:
-            if not isinstance(argument, torch.fx.Node):
-                return [value(item) for item in argument] if isinstance(argument, (tuple, list)) else self._plain(argument)
-            if made:
-                source = argument.meta["val"]  # read for its shape, type and device only
-                return torch.zeros((), dtype=source.dtype, device=source.device).expand(meta.shape)
-            return self.parameters[self.names[argument.name]]
-
-        _, arguments, keywords = plain
-        named = dict(zip(fx.kwargs, map(value, keywords), strict=True))
-        self._constant(fx.name, fx.target(*map(value, arguments), **named).detach())
-        self.constants.add(fx.name)
-        self.names[fx.name] = fx.name
-        return True
+        if not made and not all(name is None or name in self.constants for name in node.inputs):
+            return
+        if node.spec.batched or _mentions_batch(tuple(node.attributes.values())):
+            return
+        inputs = [None if name is None else self.parameters.get(name) for name in node.inputs]
+        if made:  # reads its input for shape, type and device only
+            source = fx.all_input_nodes[0].meta["val"]
+            inputs = [torch.zeros(node.spec.shape, dtype=source.dtype, device=source.device)]  # type: ignore[arg-type]
+        value = evaluate_node(node, inputs, 0).detach()
+        self.nodes.pop()
+        self._constant(node.name, value, made_here=True)
 
     def _passes_on(self, fx: Any, target: str, meta: Tensor) -> bool:
         """Whether the call returns its input as it is; dropout stays, as an identity that people look for."""
@@ -343,7 +335,9 @@ class _Translator:
         if isinstance(value, torch.fx.Node):
             return self.names[value.name]
         if isinstance(value, (bool, int, float)):
-            return self._constant(f"{fx.name}_constant{position}", torch.tensor(value))
+            double = isinstance(value, float) and fx.meta["val"].dtype == torch.float64
+            exact = torch.float64 if double else None  # else the type a number takes part with
+            return self._constant(f"{fx.name}_constant{position}", torch.tensor(value, dtype=exact), made_here=True)
         raise CaptureError(f"Cannot read argument {position} of {fx.target}: {value!r}", where=self._origin(fx)[0])
 
     def _size(self, size: Any) -> Any:

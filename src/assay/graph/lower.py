@@ -40,12 +40,18 @@ def pool_before_activation(graph: Graph) -> Graph:
     swapped: dict[str, Node] = {}
     for pool in graph:
         source = nodes.get(pool.inputs[0] or "") if pool.op in _POOLS else None
-        if source is None or source.op not in _INCREASING or readers[source.name] != 1 or source.name == graph.output:
+        if source is None or not _increasing(source) or readers[source.name] != 1 or source.name == graph.output:
             continue
         # the pool takes the activation's place in the list, under its name; the activation follows under the pool's
         swapped[source.name] = replace(pool, name=source.name, inputs=source.inputs)
         swapped[pool.name] = replace(source, name=pool.name, inputs=(source.name,), spec=pool.spec)
     return graph.replace_nodes(tuple(swapped.get(node.name, node) for node in graph)) if swapped else graph
+
+
+def _increasing(node: Node) -> bool:
+    """Whether a node is an elementwise function that never decreases: a negative slope below zero turns ELU around."""
+    slopes = (node.attributes.get(name, 1.0) for name in ("alpha", "scale", "input_scale"))
+    return node.op in _INCREASING and all(slope >= 0 for slope in slopes)
 
 
 def _windows(graph: Graph, node: Node) -> list[dict[str, tuple[int, ...]]] | None:

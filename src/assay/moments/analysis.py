@@ -77,7 +77,7 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
     found = agreement(level, evidence.draws)
     if found is not None:
         summary["mean_error"] = Quantity(
-            found.error, Grade.SAMPLED, "output sd", f"error of the predicted mean {at}, net of sampling noise {found.floor:.2g}"
+            found.error, Grade.SAMPLED, "output sd", f"error of the predicted mean {at} (sampling noise alone: {found.floor:.2g})"
         )
         summary["variance_ratio"] = Quantity(
             found.ratio,

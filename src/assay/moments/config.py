@@ -36,7 +36,7 @@ class MomentsConfig(BaseModel):
         float, Field(gt=0, le=1, description="Mean flip probability from which noise counts as a problem.")
     ] = 0.05
     mean_error_above: Annotated[
-        float, Field(gt=0, description="Mean error against sampling, in output deviations, from which numbers are doubtful.")
+        float, Field(gt=0, description="Net error of the mean, in output deviations, from which numbers are doubtful.")
     ] = 0.1
     variance_ratio_within: Annotated[
         tuple[float, float], Field(description="Predicted over sampled variance outside this range is doubtful.")

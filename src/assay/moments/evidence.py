@@ -24,6 +24,8 @@ Progress = Callable[[int, int, str], None]
 
 _ALL_OUTPUTS = 64
 _CHUNK_BYTES = 600_000_000
+_PAIR_BUDGET = 6e8
+"""Pairs of units an audit may propagate exactly before `auto` turns to the low-rank method."""
 _CHECK_BUDGET = 1.2e11
 """Activations computed for the check by sampling when the number of draws is not given."""
 
@@ -150,12 +152,13 @@ def _level(
     parts: list[Moments] = []
     sampled: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
-    for chunk in _chunks(subject, config, len(x)):
+    method = _method(subject, config, len(x))
+    for chunk in _chunks(subject, config, len(x), method):
         moments = propagate(
             subject,
             x[chunk],
             sigma**2,
-            method=config.method,
+            method=method,
             outputs=outputs[chunk],
             rank=config.rank,
             samples=max(draws, 2),
@@ -198,12 +201,23 @@ def _sample(
     return followed.mean(0), followed.var(0), flipped
 
 
-def _chunks(subject: Subject, config: MomentsConfig, count: int) -> Iterator[slice]:
+def _method(subject: Subject, config: MomentsConfig, count: int) -> str:
+    """`auto` by the cost of the whole audit, not of one call."""
+    if config.method != "auto":
+        return config.method
+    try:
+        pairs = sum(node.spec.size_per_sample**2 for node in subject.graph.layers)
+    except CaptureError:
+        return "auto"
+    return "auto" if pairs * count * len(config.sigmas) <= _PAIR_BUDGET else "factor"
+
+
+def _chunks(subject: Subject, config: MomentsConfig, count: int, method: str) -> Iterator[slice]:
     """Slices of inputs whose propagation fits the memory budget."""
     try:
         graph = subject.graph
         width = max(node.spec.size_per_sample for node in graph if node.name in graph.dependent)
-        per_input = 16 * width * width if width <= 4096 else 16 * width * (config.rank + 4)
+        per_input = 16 * width * width if method != "factor" and width <= 4096 else 16 * width * (config.rank + 4)
     except CaptureError:
         per_input = 400 * subject.example[0].numel()
     size = max(1, min(count, int(_CHUNK_BYTES / per_input)))

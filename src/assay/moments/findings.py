@@ -87,10 +87,10 @@ def _trust(evidence: Evidence) -> Finding:
         )
     low, high = evidence.config.variance_ratio_within
     sentence = (
-        f"Against {evidence.draws} draws per input, the analytic mean is off by {found.error:.2g} output deviations (sampling noise "
-        f"{found.floor:.2g} removed) and the variance by a factor {found.ratio:.2f}."
+        f"Against {evidence.draws} draws per input, the analytic mean is off by {found.error:.2g} output deviations, of which sampling "
+        f"noise alone makes {found.floor:.2g}; the analytic variance is {found.ratio:.2f} of the sampled one."
     )
-    if found.error <= evidence.config.mean_error_above and low <= found.ratio <= high:
+    if found.net <= evidence.config.mean_error_above and low <= found.ratio <= high:
         return Finding("moments.agreement", Status.PASS, sentence)
     return Finding(
         "moments.agreement",

@@ -20,17 +20,17 @@ class Agreement:
     """Propagated against sampled numbers.
 
     Attributes:
-        error: mean absolute error of the mean, in output deviations, with the sampling noise of the referee removed.
-        raw: the same with it.
-        floor: what sampling noise alone gives.
+        error: mean absolute error of the mean against sampling, in output deviations.
+        floor: what the sampling noise of the referee alone gives.
+        net: root mean square error with the sampling noise removed; 0 where it drowns in the noise.
         ratio: propagated over sampled variance.
         ratio_low: lower end of its 95 % interval over inputs.
         ratio_high: upper end.
     """
 
     error: float
-    raw: float
     floor: float
+    net: float
     ratio: float
     ratio_low: float
     ratio_high: float
@@ -52,12 +52,11 @@ def agreement(level: Level, draws: int, chosen: Tensor | None = None) -> Agreeme
     rows = torch.stack([inverse[i][chosen[i]].mean() for i in range(len(inverse)) if bool(chosen[i].any())])
     centre = float(inverse[chosen].mean())
     spread = 1.96 * float(rows.std()) / len(rows) ** 0.5 if len(rows) > 1 else math.nan
-    # E|gap| of a normal gap with bias b and noise variance 1/draws is close to root(b^2 + 2/(pi draws)) near the floor
     mean_square = float(scaled.square().mean()) - 1 / draws
     return Agreement(
-        math.sqrt(2 / math.pi * max(mean_square, 0.0)),
         float(scaled.abs().mean()),
         noise_floor(draws),
+        math.sqrt(max(mean_square, 0.0)),
         1 / centre,
         1 / (centre + spread) if spread == spread else math.nan,
         1 / (centre - spread) if spread == spread and centre > spread else math.nan,
@@ -76,8 +75,9 @@ def level_table(evidence: Evidence) -> Table:
         columns.append(Column("flip", "P(flip)", "", grade, "mean probability that the decision changes"))
         columns.append(Column("measured", "measured flips", "", Grade.SAMPLED, "share of draws whose decision changed"))
     columns += [
-        Column("error", "mean error", "output sd", Grade.SAMPLED, "error of the mean against sampling, net of sampling noise"),
+        Column("error", "mean error", "output sd", Grade.SAMPLED, "mean absolute error of the mean against sampling"),
         Column("floor", "sampling noise", "output sd", Grade.SAMPLED, "error that sampling alone has at this number of draws"),
+        Column("net", "net error", "output sd", Grade.SAMPLED, "root mean square error with the sampling noise removed"),
         Column("ratio", "variance ratio", "", Grade.SAMPLED, "propagated over sampled variance"),
         Column("low", "from", "", Grade.SAMPLED, "lower end of the 95 % interval over inputs"),
         Column("high", "to", "", Grade.SAMPLED, "upper end"),
@@ -93,6 +93,7 @@ def level_table(evidence: Evidence) -> Table:
             record |= {
                 "error": found.error,
                 "floor": found.floor,
+                "net": found.net,
                 "ratio": found.ratio,
                 "low": found.ratio_low,
                 "high": found.ratio_high,
@@ -112,7 +113,7 @@ def output_table(evidence: Evidence) -> Table:
         Column("sampled_mean", "sampled mean", "output", Grade.SAMPLED),
         Column("std", "sd", "output", evidence.levels[-1].grade, "root of the averaged propagated variance"),
         Column("sampled_std", "sampled sd", "output", Grade.SAMPLED),
-        Column("error", "mean error", "output sd", Grade.SAMPLED, "net of sampling noise"),
+        Column("error", "mean error", "output sd", Grade.SAMPLED, "mean absolute error against sampling, its noise included"),
         Column("ratio", "variance ratio", "", Grade.SAMPLED, "propagated over sampled variance"),
     ]
     counts = torch.bincount(evidence.outputs.reshape(-1), minlength=evidence.clean.shape[1])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from assay.cli import job
-from assay.cli.options import LOADING, OUTPUT, Loading, Model, Printing
+from assay.cli.options import OUTPUT, Loading, Model, Printing
 from assay.cli.settings import flags_of, merged, split_commas
 from assay.config import AuditConfig
 from assay.errors import UsageError
@@ -28,7 +28,7 @@ def run(
     /,
     *,
     only: Annotated[
-        tuple[str, ...], Parameter(group=RUN, consume_multiple=True, help="Analyses to run: moments,sensitivity; all.")
+        tuple[str, ...], Parameter(group=RUN, consume_multiple=1, help="Analyses to run: moments,sensitivity; all.")
     ] = (),
     config: Annotated[Path | None, Parameter(group=RUN, help="TOML file of settings; flags override it.")] = None,
     seed: Annotated[int | None, Parameter(group=RUN, help="Seed of every analysis.")] = None,
@@ -45,7 +45,8 @@ def run(
         ),
     ] = None,
     fail_on: Annotated[
-        Literal["warn", "fail", "error", "never"], Parameter(group=OUTPUT, help="Exit with 1 on such findings or worse.")
+        Literal["warn", "fail", "error", "never"],
+        Parameter(group=OUTPUT, help="Exit with 1 on such findings or worse."),
     ] = "fail",
     printing: Printing = Printing(),
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),

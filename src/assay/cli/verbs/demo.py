@@ -13,7 +13,9 @@ from assay.cli.options import OUTPUT, Loading, Printing
 
 def run(
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"], group=OUTPUT, help="Run directory.")] = Path("assay-demo"),
+    output: Annotated[Path, Parameter(name=["--output", "-o"], group=OUTPUT, help="Run directory.")] = Path(
+        "assay-demo"
+    ),
     printing: Printing = Printing(),
 ) -> int:
     """Audit the built-in network; findings do not change the exit code."""

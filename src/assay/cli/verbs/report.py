@@ -17,7 +17,9 @@ def run(
     *,
     output: Annotated[
         Path | None,
-        Parameter(name=["--output", "-o"], group=OUTPUT, help=f"The HTML file; {job.REPORT} in the directory if not given."),
+        Parameter(
+            name=["--output", "-o"], group=OUTPUT, help=f"The HTML file; {job.REPORT} in the directory if not given."
+        ),
     ] = None,
     printing: Printing = Printing(),
 ) -> int:

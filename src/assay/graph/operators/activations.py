@@ -13,7 +13,12 @@ from assay.graph.operators.operator import Aten, Converted, Operator, Sample, ra
 
 
 def _row(
-    name: str, function: Callable[..., Tensor], *aten: Aten, positive: bool = False, **attributes: Any
+    name: str,
+    function: Callable[..., Tensor],
+    *aten: Aten,
+    positive: bool = False,
+    kinks: tuple[float, ...] = (),
+    **attributes: Any,
 ) -> Operator:
     """A row; `positive` marks functions that are not defined on the whole line, so no Gaussian can go through them."""
 
@@ -21,7 +26,8 @@ def _row(
         x = randn(generator, 3, 4, 5)
         return [Sample((x.abs() + 0.5 if positive else 2.0 * x,), attributes)]
 
-    return Operator(name, "activation", function, samples, elementwise=not positive, aten=aten or (Aten(f"{name}.default"),))
+    forms = aten or (Aten(f"{name}.default"),)
+    return Operator(name, "activation", function, samples, elementwise=not positive, kinks=kinks, aten=forms)
 
 
 def _clip(x: Tensor, *, low: float | None = None, high: float | None = None) -> Tensor:
@@ -33,6 +39,8 @@ def _elu(x: Tensor, *, alpha: float = 1.0, scale: float = 1.0, input_scale: floa
 
 
 def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+    if weight.dim() > 1:  # laid out along the channels already, as the kernel takes it
+        return torch.where(x > 0, x, weight.to(x.dtype) * x)
     return F.prelu(x, weight.to(x.dtype))
 
 
@@ -56,11 +64,12 @@ def _clamp_form(target: str, low: str | None, high: str | None) -> Aten:
 
 
 OPERATORS = (
-    _row("relu", torch.relu),
+    _row("relu", torch.relu, kinks=(0.0,)),
     _row(
         "leaky_relu",
         lambda x, *, negative_slope=0.01: F.leaky_relu(x, negative_slope),
         Aten("leaky_relu.default", attributes=("negative_slope",)),
+        kinks=(0.0,),
         negative_slope=0.2,
     ),
     Operator(
@@ -69,6 +78,7 @@ OPERATORS = (
         _prelu,
         lambda g: [Sample((2 * randn(g, 3, 4, 5), randn(g, 4))), Sample((2 * randn(g, 3, 4), randn(g, 1)))],
         elementwise=True,
+        kinks=(0.0,),
         aten=(
             Aten("prelu.default", ("self", "weight")),
             Aten("_prelu_kernel.default", ("self", "weight")),
@@ -90,6 +100,7 @@ OPERATORS = (
         Aten("elu.default", attributes=("alpha", "scale", "input_scale")),
         Aten("selu.default", fixed={"alpha": 1.6732632423543772, "scale": 1.0507009873554805}),
         Aten("celu.default", convert=lambda a, _: Converted((a["self"],), {"alpha": a["alpha"], "input_scale": 1 / a["alpha"]})),
+        kinks=(0.0,),
     ),
     _row(
         "gelu",
@@ -98,15 +109,15 @@ OPERATORS = (
     ),
     _row("silu", F.silu),
     _row("sigmoid", torch.sigmoid),
-    _row("hardsigmoid", F.hardsigmoid),
-    _row("hardswish", F.hardswish),
+    _row("hardsigmoid", F.hardsigmoid, kinks=(-3.0, 3.0)),
+    _row("hardswish", F.hardswish, kinks=(-3.0, 3.0)),
     _row("tanh", torch.tanh),
     _row("softplus", _softplus, Aten("softplus.default", attributes=("beta", "threshold"))),
     _row("mish", F.mish),
     _row("erf", torch.erf),
     _row("exp", torch.exp),
     _row("log", torch.log, positive=True),
-    _row("abs", torch.abs),
+    _row("abs", torch.abs, kinks=(0.0,)),
     _row("sin", torch.sin),
     _row("cos", torch.cos),
     _row(

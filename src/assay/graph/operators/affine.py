@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,17 +45,35 @@ def _batch_norm_squared(x, weight, bias, mean, variance, *, eps):
     return x * (scale * scale).reshape((1, -1) + (1,) * (x.dim() - 2))
 
 
-def _resize(x: Tensor, *, size: Sequence[int], mode: str, align_corners: bool | None = None) -> Tensor:
+def _resize(
+    x: Tensor, *, size: Sequence[int], mode: str, align_corners: bool | None = None, scale: Sequence[float] | None = None
+) -> Tensor:
+    # a factor that is given, and not the ratio of sizes, places the samples
+    if scale is not None:
+        return F.interpolate(x, scale_factor=tuple(scale), mode=mode, align_corners=align_corners)
     return F.interpolate(x, tuple(size), mode=mode, align_corners=align_corners)
 
 
-def _resize_form(mode: str, dims: int) -> Aten:
-    def convert(arguments, shape):
-        corners = arguments.get("align_corners") if mode != "nearest" else None
-        return Converted((arguments["input"],), {"size": tuple(shape[2:]), "mode": mode, "align_corners": corners})
+def _resize_squared(
+    x: Tensor, *, size: Sequence[int], mode: str, align_corners: bool | None = None, scale: Sequence[float] | None = None
+) -> Tensor:
+    line = "nearest" if mode == "nearest" else "linear"
+    for place, out in enumerate(size):  # coefficients are products of one per axis
+        axis = place + 2
+        units = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device).unsqueeze(1)
+        factor = None if scale is None else scale[place : place + 1]
+        weights = _resize(units, size=(out,), mode=line, align_corners=align_corners, scale=factor).squeeze(1)
+        x = (x.movedim(axis, -1) @ weights.square()).movedim(-1, axis)
+    return x
 
-    name = {"nearest": "upsample_nearest", "linear": "upsample_linear", "bilinear": "upsample_bilinear"}[mode]
-    return Aten(f"{name}{dims}d.vec", convert=convert)
+
+def _resize_form(mode: str, dims: int) -> Aten:
+    def convert(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
+        scale = None if arguments["scale_factors"] is None else tuple(arguments["scale_factors"])
+        sizes = {"size": tuple(shape[2:]), "scale": scale}
+        return Converted((arguments["input"],), sizes | {"mode": mode, "align_corners": arguments.get("align_corners")})
+
+    return Aten(f"upsample_{mode}{dims}d.vec", convert=convert)
 
 
 _CONV = ("stride", "padding", "dilation", "groups")
@@ -140,8 +159,14 @@ OPERATORS = (
         lambda g: [
             Sample((randn(g, 2, 3, 4, 4),), {"size": (8, 8), "mode": "nearest"}),
             Sample((randn(g, 2, 3, 4, 4),), {"size": (7, 9), "mode": "bilinear", "align_corners": False}),
+            Sample((randn(g, 2, 3, 5),), {"size": (7,), "mode": "linear", "align_corners": True}),
+            Sample((randn(g, 2, 2, 5, 3),), {"size": (7, 4), "mode": "bilinear", "align_corners": False, "scale": (1.5, 1.4)}),
         ],
         linear_in=(frozenset({0}),),
-        aten=(_resize_form("nearest", 1), _resize_form("nearest", 2), _resize_form("linear", 1), _resize_form("bilinear", 2)),
+        squared=_resize_squared,
+        aten=(
+            *(_resize_form("nearest", dims) for dims in (1, 2, 3)),
+            *(_resize_form(mode, dims) for dims, mode in enumerate(("linear", "bilinear", "trilinear"), start=1)),
+        ),
     ),
 )

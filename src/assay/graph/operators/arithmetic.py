@@ -127,6 +127,8 @@ OPERATORS = (
         lambda g: [Sample((randn(g, 5), randn(g, 3, 4), randn(g, 4, 5)))],
         linear_in=(frozenset({0, 1}), frozenset({0, 2})),
         offsets=frozenset({0}),
+        squared=_addmm,
+        square_fixed=True,
         aten=(Aten("addmm.default", convert=_scaled_addmm),),
     ),
     Operator(

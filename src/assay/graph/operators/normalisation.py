@@ -47,16 +47,26 @@ def _attention(
     dropout_p: float = 0.0,
 ) -> Tensor:
     """Dot-product attention written out: every backend's fused kernel agrees with it, and it has all derivatives."""
-    if enable_gqa:
-        repeats = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    weights = _attention_weights(query, key, mask, is_causal, scale)
+    return weights @ (value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if enable_gqa else value)
+
+
+def _attention_squared(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **attributes: Any) -> Tensor:
+    repeated = attributes.get("enable_gqa", False)
+    weights = _attention_weights(query, key, mask, attributes.get("is_causal", False), attributes.get("scale"))
+    return weights.square() @ (value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if repeated else value)
+
+
+def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None) -> Tensor:
+    if query.dim() > 2 and key.shape[-3] != query.shape[-3]:  # several heads share one key
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~allowed, -torch.inf)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return torch.softmax(scores, -1) @ value
+    return torch.softmax(scores, -1)
 
 
 def _softmax(x: Tensor, *, dim: int) -> Tensor:
@@ -67,8 +77,8 @@ def _log_softmax(x: Tensor, *, dim: int) -> Tensor:
     return torch.log_softmax(x, dim)
 
 
-def _row(name: str, function: Any, samples: Any, *aten: Aten, linear_in: Any = ()) -> Operator:
-    return Operator(name, "normalisation", function, samples, aten=aten, linear_in=linear_in)
+def _row(name: str, function: Any, samples: Any, *aten: Aten, **extra: Any) -> Operator:
+    return Operator(name, "normalisation", function, samples, aten=aten, **extra)
 
 
 _NORM = ("input", "weight", "bias")
@@ -117,12 +127,16 @@ OPERATORS = (
     _row(
         "attention",
         _attention,
-        lambda g: [Sample((randn(g, 2, 3, 5, 4), randn(g, 2, 3, 5, 4), randn(g, 2, 3, 5, 4)))],
+        lambda g: [
+            Sample((randn(g, 2, 3, 5, 4), randn(g, 2, 3, 5, 4), randn(g, 2, 3, 5, 4))),
+            Sample((randn(g, 2, 4, 3, 2), randn(g, 2, 2, 3, 2), randn(g, 2, 2, 3, 2)), {"enable_gqa": True, "is_causal": True}),
+        ],
         Aten(
             "scaled_dot_product_attention.default",
             ("query", "key", "value", "attn_mask"),
             ("is_causal", "scale", "enable_gqa", "dropout_p"),
         ),
         linear_in=(frozenset({2}),),
+        squared=_attention_squared,
     ),
 )

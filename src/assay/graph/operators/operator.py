@@ -65,6 +65,8 @@ class Operator:
             with variances in the varying inputs. None: no closed form.
         square_fixed: the other inputs are coefficients and reach `squared` already squared (weights of a layer, a factor).
         elementwise: y_i depends on x_i of the first input alone.
+        kinks: where an elementwise function is not smooth (slope or curvature jumps), whatever its attributes, in ascending
+            order; quadrature cuts the line there. Empty for smooth functions, and for `clip`, whose kinks are its bounds.
         aten: ATen overloads it stands for.
         samples: inputs to try it on, from a seeded generator.
     """
@@ -79,6 +81,7 @@ class Operator:
     squared: Callable[..., Tensor] | None = None
     square_fixed: bool = False
     elementwise: bool = False
+    kinks: tuple[float, ...] = ()
     aten: tuple[Aten, ...] = ()
 
     def affine_in(self, positions: frozenset[int]) -> bool:

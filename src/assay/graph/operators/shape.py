@@ -17,11 +17,10 @@ def _to_shape(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
     return Converted((arguments["self"],), {"shape": shape})
 
 
-def _transpose(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
-    order = list(range(len(shape)))
-    first, second = arguments["dim0"] % len(shape), arguments["dim1"] % len(shape)
+def _swapped(source: Any, first: int, second: int, rank: int) -> Converted:
+    order = list(range(rank))
     order[first], order[second] = order[second], order[first]
-    return Converted((arguments["self"],), {"order": tuple(order)})
+    return Converted((source,), {"order": tuple(order)})
 
 
 def _slice_arguments(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
@@ -65,6 +64,8 @@ _SHAPES = (
     "reshape.default",
     "flatten.using_ints",
     "unflatten.int",
+    "view_as.default",
+    "reshape_as.default",
     "squeeze.default",
     "squeeze.dim",
     "squeeze.dims",
@@ -83,7 +84,11 @@ OPERATORS = (
         lambda x, *, order: x.permute(order),
         lambda g: [Sample((randn(g, 2, 3, 4),), {"order": (0, 2, 1)})],
         Aten("permute.default", convert=lambda a, s: Converted((a["self"],), {"order": tuple(d % len(s) for d in a["dims"])})),
-        Aten("transpose.int", convert=_transpose),
+        Aten("transpose.int", convert=lambda a, s: _swapped(a["self"], a["dim0"], a["dim1"], len(s))),
+        Aten("swapaxes.default", convert=lambda a, s: _swapped(a["self"], a["axis0"], a["axis1"], len(s))),
+        Aten("swapdims.default", convert=lambda a, s: _swapped(a["self"], a["dim0"], a["dim1"], len(s))),
+        Aten("mT.default", convert=lambda a, s: _swapped(a["self"], -2, -1, len(s))),
+        Aten("numpy_T.default", convert=lambda a, s: Converted((a["self"],), {"order": tuple(range(len(s)))[::-1]})),
         Aten("t.default", convert=lambda a, s: Converted((a["self"],), {"order": (1, 0) if len(s) == 2 else (0,)})),
     ),
     _move(
@@ -102,12 +107,17 @@ OPERATORS = (
         "part",
         _part,
         lambda g: [Sample((randn(g, 2, 6, 4),), {"axis": 1, "start": 2, "length": 3})],
+        Aten(
+            "narrow.default",
+            convert=lambda a, s: Converted((a["self"],), {"axis": a["dim"] % len(s), "start": a["start"], "length": a["length"]}),
+        ),
     ),
     _move(
         "expand",
         lambda x, *, shape: x.expand(shape),
         lambda g: [Sample((randn(g, 2, 1, 4),), {"shape": (2, 3, 4)})],
         Aten("expand.default", convert=_to_shape),
+        Aten("expand_as.default", convert=_to_shape),
     ),
     _move(
         "pad",
