@@ -115,7 +115,7 @@ def _recognised(error: BaseException) -> AssayError | None:
     if isinstance(error, MemoryError) or "not enough memory: you tried to allocate" in str(error):
         return SubjectError(
             "There is not enough memory for this.",
-            where=_first_line(str(error)),
+            where=_first_line(str(error)) or "memory of this machine",
             advice="Take fewer inputs (--moments.inputs, --sensitivity.inputs), or a smaller batch "
             "(--sensitivity.batch-size).",
         )

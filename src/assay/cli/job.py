@@ -135,7 +135,7 @@ def _say_plan(subject: Subject, steps: Sequence[tuple[str, str]], directory: Pat
         Text(f"Plan for {clean(subject.name)}; results go to {clean(str(directory))}, Ctrl-C keeps the finished ones:")
     )
     for name, cost in steps:
-        console.print(Padding(Text(f"{name}: {clean(cost)}"), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{name}: {clean(cost)}"), (0, 0, 0, 2), expand=False))
 
 
 def _saved(directory: Path) -> str:

@@ -7,11 +7,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from assay._version import __version__
 from assay.cli import failures, streams
+from assay.errors import UsageError
 
 EPILOGUE = """\
 Exit codes: 0 fine, 1 findings at or above --fail-on, 2 wrong usage, 3 model, data or directory cannot be used, \
@@ -71,6 +73,7 @@ def application() -> Any:
         version=__version__,
         default_parameter=Parameter(negative=(), show_default=_shown),
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for name, described in verbs().items():
         module = f"assay.cli.verbs.{name.replace('-', '_')}"
@@ -81,11 +84,20 @@ def application() -> Any:
 def _dispatch(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    known = verbs()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+        close = get_close_matches(
+            arguments[0], known, 1
+        )  # here, because the parser would import every verb to say this
+        advice = f"Did you mean `assay {close[0]}`? " if close else ""
+        raise UsageError(
+            f"There is no verb {arguments[0]!r}.", where="assay", advice=f"{advice}Verbs: {', '.join(known)}."
+        )
     app = application()
     try:
         code = app(arguments or ["--help"], exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise failures.usage_error(error, verbs()) from error
+        raise failures.usage_error(error, known) from error
     return code if isinstance(code, int) else 0
 
 

@@ -19,7 +19,8 @@ def flat_columns(matrix: Tensor, event: tuple[int, ...]) -> Tensor:
 
 def flat_rows(columns: Tensor) -> Tensor:
     """Matrices (B, n, k) whose columns are (k, B, *event)."""
-    return columns.reshape(columns.shape[0], columns.shape[1], -1).permute(1, 2, 0)
+    # the size is spelled out: with no columns, -1 would be ambiguous
+    return columns.reshape(*columns.shape[:2], math.prod(columns.shape[2:])).permute(1, 2, 0)
 
 
 @singledispatch
@@ -235,8 +236,8 @@ def compress(covariance: Covariance, rank: int) -> LowRankPlusDiagonal:
             flat_columns(kept, covariance.shape[1:]), covariance.rest + left.reshape(covariance.shape)
         )
     values, vectors = torch.linalg.eigh(covariance.matrix)
-    count = min(rank, values.shape[-1])
-    kept = vectors[..., -count:] * values[..., None, -count:].clamp(min=0).sqrt()
+    first = max(values.shape[-1] - rank, 0)  # eigenvalues ascend
+    kept = vectors[..., first:] * values[..., None, first:].clamp(min=0).sqrt()
     left = (covariance.matrix.diagonal(dim1=1, dim2=2) - kept.square().sum(-1)).clamp(min=0)
     return LowRankPlusDiagonal(flat_columns(kept, covariance.event), left.reshape(covariance.shape))
 

@@ -19,7 +19,7 @@ from assay.gaussian.arguments import Number, as_tensors, broadcast, require_corr
 from assay.gaussian.bivariate import rectified_covariance
 from assay.gaussian.normal import density
 from assay.gaussian.quadrature import legendre
-from assay.gaussian.rectified import RectifiedStatistics, comonotone_covariance, rectified, standardise
+from assay.gaussian.rectified import RectifiedStatistics, rectified, standardise
 
 _WIDE = 2.0
 """std over knot range above which pieces are integrated: closed forms would lose 2 log10(ratio) digits there."""
@@ -126,6 +126,13 @@ def _bend(near: _Anchored, function: PiecewiseLinear) -> Tensor:
     return bend
 
 
+def _together(a: Tensor, at_a: RectifiedStatistics, b: Tensor, at_b: RectifiedStatistics) -> Tensor:
+    """`comonotone_covariance(a, b)` for a, b <= 0 whose statistics are known."""
+    first = a < b
+    small, variance = torch.where(first, at_a.mean, at_b.mean), torch.where(first, at_a.variance, at_b.variance)
+    return variance + small * (small + (a - b).abs() - torch.where(first, at_b.mean, at_a.mean))
+
+
 def _closed(near: _Anchored, function: PiecewiseLinear, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, variance and gain from the terms around the mean."""
     shift, scale = torch.zeros_like(std), near.slope.square() * torch.ones_like(std)
@@ -135,7 +142,7 @@ def _closed(near: _Anchored, function: PiecewiseLinear, std: Tensor) -> tuple[Te
         scale = scale + jump * (2 * near.slope * side * tail.probability + jump * tail.variance)
         for k in range(j):
             # one variable drives both: correlation +1 on the same side of the mean, -1 on opposite sides
-            together = comonotone_covariance(near.points[j], near.points[k])
+            together = _together(near.points[j], tail, near.points[k], near.tails[k])
             opposed = -tail.mean * near.tails[k].mean
             scale = scale + 2 * jump * function.jumps[k] * torch.where(side == near.sides[k], together, opposed)
     return near.value + std * shift, std.square() * scale.clamp(min=0), near.slope + _bend(near, function)
@@ -212,6 +219,8 @@ def piecewise_linear_moments(
     if len(function.knots) < 2:
         return _closed(near, function, std)
     wide = std > _WIDE * (function.knots[-1] - function.knots[0])
+    if not bool(wide.any()):
+        return _closed(near, function, std)
     one, zero = torch.ones_like(std), torch.zeros_like(mean)
     closed = _closed(near, function, torch.where(wide, one, std))
     integrated = _integrated(function, torch.where(wide, mean, zero), torch.where(wide, std, one))

@@ -17,6 +17,10 @@ from assay.gaussian.arguments import Number, as_tensors, broadcast, require_devi
 from assay.gaussian.normal import FAR, density, distribution, mills_ratio
 
 
+_SWITCH, _LEVELS = 3.0, 60
+"""From where the continued fraction takes over, and its length: 1.6e-16 relative error there."""
+
+
 class RectifiedStatistics(NamedTuple):
     """Statistics of relu(a + z) for a standard normal z: all of the shape of a."""
 
@@ -29,20 +33,19 @@ class RectifiedStatistics(NamedTuple):
 
 
 def _lower_tail(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Phi, g and v at -t for t >= 0; each is relatively accurate down to underflow."""
-    double = t.dtype == torch.float64
-    switch, levels = (3.0, 60) if double else (2.0, 32)
-    phi = density(t)
-    ratio = mills_ratio(t)
-    probability = phi * ratio
-    first = phi * (1 - t * ratio)
-    second = phi * ((1 + t * t) * ratio - t)
-    deep = t > switch
+    """Phi, g and v at -t for t >= 0; each is relatively accurate down to underflow.
+
+    Single precision is computed in double and rounded once: there the differences below lose digits nobody sees.
+    """
+    if t.dtype != torch.float64:
+        return tuple(value.to(t.dtype) for value in _tail_by_differences(t.double()))  # type: ignore[return-value]
+    probability, first, second = _tail_by_differences(t, variance=False)
+    deep = t > _SWITCH
     if bool(deep.any()):
         # Laplace's continued fraction: r_n = n / (t + r_(n+1)), R = 1 / (t + r_1); products only, no differences.
-        point, height = t[deep], phi[deep]
+        point, height = t[deep], density(t[deep])
         previous, rest = torch.zeros_like(point), torch.zeros_like(point)
-        for level in range(levels, 0, -1):
+        for level in range(_LEVELS, 0, -1):
             previous, rest = rest, level / (point + rest)
         tail = height / (point + rest)
         probability[deep] = tail
@@ -50,6 +53,16 @@ def _lower_tail(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         second[deep] = tail * rest * previous
     first, second = first.clamp(min=0), second.clamp(min=0)
     return probability, first, (second - first * first).clamp(min=0)
+
+
+def _tail_by_differences(t: Tensor, *, variance: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Phi, g, and v (or the second moment) at -t from the Mills ratio; relative error 5e-12 at t = 20."""
+    phi, ratio = density(t), mills_ratio(t)
+    first = phi * (1 - t * ratio)
+    second = phi * ((1 + t * t) * ratio - t)
+    if variance:
+        first, second = first.clamp(min=0), (second - first * first).clamp(min=0)
+    return phi * ratio, first, second
 
 
 class _Rectified(torch.autograd.Function):

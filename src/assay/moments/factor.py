@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class FactorElement:
     mean: Tensor
     covariance: LowRankPlusDiagonal
 
-    @property
+    @cached_property
     def variance(self) -> Tensor:
         """(B, ...)."""
         return diagonal(self.covariance)

@@ -9,6 +9,7 @@ import numpy as np
 from assay.grade import Grade
 from assay.results import Quantity, Result
 from assay.sensitivity.config import SensitivityConfig
+from assay.sensitivity.effort import fitted
 from assay.sensitivity.evidence import Evidence, collect, percentiles
 from assay.sensitivity.figures import figures
 from assay.sensitivity.findings import findings
@@ -39,7 +40,8 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
         SubjectError: without data, or for a model or data that cannot be used.
         NumericalError: where derivatives are not finite, or every input or output is zero.
     """
-    evidence = collect(subject, config or SensitivityConfig(), progress)
+    fitting, notes = fitted(config or SensitivityConfig(), subject)
+    evidence = collect(subject, fitting, progress)
     classes = class_table(evidence)
     tables = {"inputs": input_table(evidence), "sizes": size_table(evidence)}
     if classes is not None:
@@ -55,7 +57,7 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
         arrays=arrays,
         figures=drawn,
         findings=findings(evidence),
-        warnings=evidence.warnings,
+        warnings=(*evidence.warnings, *notes),
     )
 
 

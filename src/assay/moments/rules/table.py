@@ -25,8 +25,9 @@ def affine(operands: Operands) -> Smoothed:
 
 
 def quadrature(operands: Operands) -> Smoothed:
-    """Any elementwise function by Gauss-Hermite quadrature: mean, expected slope, and the variance the slope leaves over."""
-    mean, variance, gain = elementwise_moments(operands.function, operands.mean(), operands.std(), nodes=NODES)
+    """Any elementwise function by Gauss-Hermite quadrature, cut at its kinks: mean, expected slope, and the variance the slope leaves over."""
+    kinks = operands.operator.kinks
+    mean, variance, gain = elementwise_moments(operands.function, operands.mean(), operands.std(), nodes=NODES, kinks=kinks)
     innovation = (variance - gain.square() * operands.elements[0].variance).clamp(min=0)
     return Smoothed(mean, Gains(gain), innovation)
 

@@ -1,0 +1,560 @@
+"""Capture: every kind of model either becomes a graph equal to it, or a clear error; nothing of the user's is changed."""
+
+import copy
+import inspect
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from assay.errors import CaptureError
+from assay.graph import OPERATORS, Graph, capture, check, evaluate, from_export
+from assay.graph.functional import without_mutation
+
+
+class Calls(nn.Module):
+    """A model whose forward pass is a function of (self, x); layers are attributes."""
+
+    def __init__(self, function: Callable[..., Any], **layers: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def calls(function: Callable[..., Any], **layers: Any) -> Calls:
+    torch.manual_seed(1)
+    return Calls(function, **layers).eval()
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(1)
+    return make().eval()
+
+
+def equal(model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32, batches: tuple[int, ...] = (1, 5)) -> Graph:
+    """Capture on two samples and compare with the model on other batches."""
+    generator = torch.Generator().manual_seed(0)
+    graph = capture(model, torch.randn(2, *shape, generator=generator).to(dtype))
+    tolerance = {torch.float64: 1e-12, torch.bfloat16: 2e-2}.get(dtype, 1e-5)
+    for batch in batches:
+        x = torch.randn(batch, *shape, generator=generator).to(dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(evaluate(graph, x.clone()), model(x.clone()), rtol=tolerance, atol=tolerance)
+    return graph
+
+
+def operators(graph: Graph) -> list[str]:
+    return [node.label for node in graph.layers]
+
+
+# Models that cannot be captured: each says why and where.
+
+
+def test_a_branch_on_the_data_names_its_line():
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+    with pytest.raises(CaptureError, match="control flow depends on the values of the data") as raised:
+        capture(calls(forward), torch.randn(2, 3))
+    line = inspect.getsourcelines(forward)[1] + 1
+    assert raised.value.where == f"{__file__}:{line}"
+    assert raised.value.advice
+
+
+def test_a_fixed_batch_size_is_refused():
+    with pytest.raises(CaptureError, match="batch size only"):
+        capture(calls(lambda self, x: x.view(2, -1)), torch.randn(2, 3, 4))
+
+
+def test_a_batch_size_remembered_from_elsewhere_is_refused():
+    with pytest.raises(CaptureError):
+        capture(calls(lambda self, x: x + torch.zeros(2, 1)), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("forward", "count"),
+    [
+        (lambda self, x: (x, 2 * x), 2),
+        (lambda self, x: {"logits": x, "features": 2 * x}, 2),
+        (lambda self, x: [x, x + 1, x], 3),
+    ],
+)
+def test_several_outputs_are_refused(forward: Callable[..., Any], count: int):
+    with pytest.raises(CaptureError, match=f"returns {count} values"):
+        capture(calls(forward), torch.randn(2, 3))
+
+
+def test_one_tensor_in_a_tuple_is_refused():
+    with pytest.raises(CaptureError, match="tuple"):
+        capture(calls(lambda self, x: (x,)), torch.randn(2, 3))
+
+
+RANDOM = {
+    "dropout": lambda self, x: F.dropout(x, 0.5, training=True),
+    "feature dropout": lambda self, x: F.dropout2d(x[..., None, None], 0.5, training=True)[..., 0, 0],
+    "alpha dropout": lambda self, x: F.alpha_dropout(x, 0.5, training=True),
+    "dropout in place": lambda self, x: F.dropout(x + 1, 0.5, training=True, inplace=True),
+    "rand": lambda self, x: x + torch.rand(3),
+    "randn_like": lambda self, x: x + torch.randn_like(x),
+    "bernoulli": lambda self, x: x * torch.bernoulli(torch.full((3,), 0.5)),
+    "normal in place": lambda self, x: x + torch.empty(3).normal_(),
+    "uniform in place": lambda self, x: x + torch.empty(3).uniform_(0, 1),
+    "rrelu": lambda self, x: F.rrelu(x, training=True),
+    "attention": lambda self, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=0.5)[:, 0],
+}
+
+
+@pytest.mark.parametrize("forward", RANDOM.values(), ids=RANDOM)
+def test_random_numbers_are_refused(forward: Callable[..., Any]):
+    with pytest.raises(CaptureError, match="random numbers"):
+        capture(calls(forward), torch.randn(2, 3))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)),
+        calls(lambda self, x: F.batch_norm(x, None, None, training=True)),
+        calls(lambda self, x: F.batch_norm(x, self.mean, self.var, training=True), mean=torch.zeros(3), var=torch.ones(3)),
+    ],
+    ids=["without running statistics", "functional", "functional, training"],
+)
+def test_batch_statistics_are_refused(model: nn.Module):
+    with pytest.raises(CaptureError, match="statistics of the batch"):
+        capture(model.eval(), torch.randn(2, 3))
+
+
+def test_numbers_drawn_in_python_are_caught():
+    with pytest.raises(CaptureError, match="differs from the model"):
+        capture(calls(lambda self, x: x * random.random()), torch.randn(2, 3))
+
+
+# Models that can: the graph equals them at other batch sizes.
+
+
+def test_a_shared_module_becomes_two_nodes_of_one_path():
+    model = calls(lambda self, x: self.layer(torch.relu(self.layer(x))), layer=nn.Linear(3, 3))
+    graph = equal(model, 3)
+    layers = [node for node in graph.layers if node.op == "linear"]
+    assert [node.module_path for node in layers] == ["layer", "layer"]
+    assert layers[0].name != layers[1].name
+    assert layers[0].inputs[1] == layers[1].inputs[1]
+
+
+def test_tied_weights_are_one_parameter():
+    model = calls(lambda self, x: self.second(self.first(x)), first=nn.Linear(3, 3), second=nn.Linear(3, 3))
+    model.second.weight = model.first.weight
+    graph = equal(model, 3)
+    weights = [graph.parameters[node.inputs[1] or ""] for node in graph.layers]
+    assert torch.equal(weights[0], weights[1])
+    assert {graph.parameter_names[node.inputs[1] or ""] for node in graph.layers} == {"first.weight"}
+
+
+def relu_after_use(self: Any, x: Tensor) -> Tensor:
+    x = self.layer(x)
+    doubled = x * 2
+    x.relu_()
+    return doubled + x
+
+
+def relu_before_use(self: Any, x: Tensor) -> Tensor:
+    x = self.layer(x)
+    y = x.relu_()
+    return y + 10 * x  # x has changed too
+
+
+def chained(self: Any, x: Tensor) -> Tensor:
+    x = self.layer(x)
+    y = x.relu_()
+    y.add_(1)
+    x.mul_(3)
+    return y - 0.5 * x
+
+
+def view_taken_before(self: Any, x: Tensor) -> Tensor:
+    x = self.layer(x)
+    view = x.view(-1, 3, 1)
+    x.relu_()
+    return view.sum(2) + x
+
+
+def view_of_the_result(self: Any, x: Tensor) -> Tensor:
+    x = self.layer(x)
+    y = x.relu_()
+    view = x[:, :2]
+    y.add_(1)
+    return F.pad(view, (0, 1)) + y
+
+
+def write_to_a_part(self: Any, x: Tensor) -> Tensor:
+    y = self.layer(x)
+    y[:, 1] = 0.5
+    y[:, 2] += x[:, 0]
+    return y
+
+
+def write_to_the_input(self: Any, x: Tensor) -> Tensor:
+    x.mul_(2)
+    return x + 1
+
+
+def dropout_in_place(self: Any, x: Tensor) -> Tensor:
+    y = F.dropout(x, 0.5, training=False, inplace=True)
+    return F.relu(self.layer(F.dropout(y, 0.5, training=False)), inplace=True)
+
+
+def residual_in_place(self: Any, x: Tensor) -> Tensor:
+    x = F.relu(self.layer(x), inplace=True)
+    skip = x
+    x = self.layer(x)
+    x += skip
+    return F.relu(x, inplace=True)
+
+
+def promoted(self: Any, x: Tensor) -> Tensor:
+    y = self.layer(x)
+    y.add_(torch.ones(3, dtype=torch.float64))
+    return y
+
+
+IN_PLACE = [
+    relu_after_use,
+    relu_before_use,
+    chained,
+    view_taken_before,
+    view_of_the_result,
+    write_to_a_part,
+    write_to_the_input,
+    dropout_in_place,
+    residual_in_place,
+    promoted,
+]
+
+
+@pytest.mark.parametrize("forward", IN_PLACE, ids=lambda forward: forward.__name__)
+def test_in_place_calls(forward: Callable[..., Any]):
+    model = calls(forward, layer=nn.Linear(3, 3))
+    graph = equal(model, 3)
+    assert not any(node.label.split(".")[1].endswith("_") for node in graph.layers if node.op == "opaque")
+
+
+@pytest.mark.parametrize("forward", IN_PLACE, ids=lambda forward: forward.__name__)
+def test_in_place_calls_are_renamed_only_where_memory_is_not_shared(forward: Callable[..., Any]):
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    exported = torch.export.export(calls(forward, layer=nn.Linear(3, 3)), (torch.randn(2, 3),), strict=False, dynamic_shapes=(batch,))
+    simple = {relu_after_use, relu_before_use, chained, dropout_in_place, residual_in_place}
+    assert without_mutation(exported) == (forward in simple)
+    if forward in simple:
+        x = torch.randn(2, 3)
+        with torch.no_grad():
+            expected = calls(forward, layer=nn.Linear(3, 3))(x.clone())
+            torch.testing.assert_close(exported.module()(x.clone()), expected)
+
+
+def several_pieces(self: Any, x: Tensor) -> Tensor:
+    a, b, c = x.chunk(3, 1)
+    d, e = x.split([2, 4], 1)
+    first, second = torch.stack([a, b, c], 2).unbind(-2)
+    return torch.cat([first * second[:, :1], d, e.flip(1)], 1).unsqueeze(1).squeeze(1)
+
+
+FUNCTIONAL: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "pieces": (several_pieces, (6,)),
+    "flatten": (lambda self, x: x.flatten(1).reshape(x.shape[0], -1, 2).transpose(1, 2), (3, 4)),
+    "squeeze": (lambda self, x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1), (3, 4, 4)),
+    "slices": (lambda self, x: x[:, 1:, ::2] + x[:, :-1, 1::2] - x[:, -1:, -1:], (3, 4)),
+    "select": (lambda self, x: x[:, 0] * x[:, -1], (3, 4)),
+    "index by constants": (lambda self, x: x[:, [2, 0, 1, 0]], (3,)),
+    "index by a buffer": (lambda self, x: x[:, self.order].sum(1), (3, 4)),
+    "gather": (lambda self, x: torch.gather(x, 1, torch.tensor([[0, 2]]).expand(x.shape[0], 2)), (3,)),
+    "index_select": (lambda self, x: x.index_select(1, torch.tensor([1, 1, 0])), (3, 4)),
+    "batch in a shape": (lambda self, x: (x.reshape(x.shape[0] * 3, 4) + 1).reshape(-1, 12), (3, 4)),
+    "windows": (lambda self, x: x.unfold(1, 2, 1).reshape(x.shape[0], -1), (4,)),
+    "einsum": (lambda self, x: torch.einsum("bij,bkj->bik", x, x), (3, 4)),
+    "arange": (lambda self, x: x + torch.arange(3, device=x.device) * torch.zeros(1).add(2), (3,)),
+    "zeros": (lambda self, x: torch.cat([x, torch.zeros(x.shape[0], 2)], 1) + x.new_ones(5), (3,)),
+    "zeros_like": (lambda self, x: torch.maximum(x, torch.zeros_like(x)), (3,)),
+    "mask": (lambda self, x: x.masked_fill(torch.ones(3, 3).triu(1).bool(), 0.0), (3, 3)),
+    "where": (lambda self, x: torch.where(x > 0, x, 0.1 * x), (3,)),
+    "norm": (lambda self, x: F.normalize(x, dim=1), (3,)),
+    "functional layers": (lambda self, x: F.linear(F.conv1d(x, self.weight, padding=1), self.matrix), (2, 4)),
+    "cast": (lambda self, x: (x.double().exp().float() + x.to(torch.float32)).type_as(x), (3,)),
+    "reductions": (lambda self, x: x.mean(-1) + x.sum(-1) + x.amax(-1) + x.var(-1) + x.max(-1).values, (3, 4)),
+    "powers": (lambda self, x: x**2 + (x.abs() + 1).sqrt() + 2**x + 1 / (1 + x * x) - x.neg(), (3,)),
+    "scalars": (lambda self, x: 1 - (2 * x - 3) / 4 + x.rsub(5), (3,)),
+    "instance norm": (lambda self, x: F.instance_norm(x), (3, 5)),
+    "fused": (lambda self, x: torch.addmm(self.matrix[0, :2], x, self.matrix.t()[:3, :2], beta=0.5, alpha=2.0), (3,)),
+    "outside grad": (lambda self, x: x + torch.no_grad()(lambda: (x * 2).detach())(), (3,)),
+    "return the input": (lambda self, x: x, (3,)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_functional_calls(name: str):
+    forward, shape = FUNCTIONAL[name]
+    layers = {"weight": nn.Parameter(torch.randn(2, 2, 3)), "matrix": nn.Parameter(torch.randn(3, 4))}
+    graph = equal(calls(forward, **layers, order=torch.tensor([2, 0])), *shape)
+    assert all(node.op in OPERATORS or node.op in ("input", "parameter") for node in graph)
+
+
+def test_einsum_stays_whole():
+    assert "aten.einsum.default" in operators(equal(calls(FUNCTIONAL["einsum"][0]), 3, 4))
+
+
+def test_what_depends_on_nothing_is_a_constant():
+    graph = equal(calls(FUNCTIONAL["arange"][0]), 3)
+    assert operators(graph) == ["add"]
+    (constant,) = (value for name, value in graph.parameters.items() if name in graph["add"].inputs or name in graph.layers[0].inputs)
+    assert constant.tolist() == [0.0, 2.0, 4.0]
+
+
+def test_what_depends_on_parameters_stays_computed():
+    model = calls(lambda self, x: x @ (self.matrix * 2), matrix=nn.Parameter(torch.randn(3, 4)))
+    graph = equal(model, 3)
+    x = torch.randn(2, 3)
+    name = next(node for node, parameter in graph.parameter_names.items() if parameter == "matrix")
+    changed = evaluate(graph, x, parameters={name: torch.ones(3, 4)})
+    torch.testing.assert_close(changed, x @ torch.full((3, 4), 2.0))
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda: nn.Conv1d(2, 4, 3, stride=2, padding=1, groups=2, bias=False), (2, 9)),
+    "conv3d": (lambda: nn.Conv3d(2, 3, 2, padding="same"), (2, 4, 4, 4)),
+    "conv, reflected": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (2, 5, 5)),
+    "conv, circular": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 5, 5)),
+    "conv_transpose1d": (lambda: nn.ConvTranspose1d(2, 4, 3, stride=2, output_padding=1), (2, 5)),
+    "conv_transpose2d": (lambda: nn.ConvTranspose2d(4, 2, 3, dilation=2, groups=2, bias=False), (4, 5, 5)),
+    "conv_transpose3d": (lambda: nn.ConvTranspose3d(2, 2, 2), (2, 3, 3, 3)),
+    "linear without bias": (lambda: nn.Linear(3, 4, bias=False), (5, 3)),
+    "bilinear": (lambda: calls(lambda self, x: self.layer(x, x), layer=nn.Bilinear(3, 3, 2)), (3,)),
+    "max_pool, ceil_mode": (lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 6, 6)),
+    "max_pool with indices": (lambda: calls(lambda self, x: F.max_pool2d(x, 2, return_indices=True)[0]), (2, 6, 6)),
+    "avg_pool, ceil_mode": (lambda: nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), (2, 6, 6)),
+    "avg_pool1d": (lambda: nn.AvgPool1d(3, 2, ceil_mode=True), (2, 8)),
+    "max_pool3d": (lambda: nn.MaxPool3d(2), (2, 4, 4, 4)),
+    "adaptive pools": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d((3, None)), nn.AdaptiveMaxPool2d(2)), (2, 7, 5)),
+    "lp_pool": (lambda: nn.LPPool2d(2, 2), (2, 4, 4)),
+    "batch_norm1d": (lambda: nn.BatchNorm1d(3, affine=False), (3,)),
+    "batch_norm3d": (lambda: nn.BatchNorm3d(3), (3, 2, 2, 2)),
+    "group_norm": (lambda: nn.GroupNorm(2, 4), (4, 3, 3)),
+    "instance_norm": (lambda: nn.InstanceNorm2d(4, affine=True), (4, 3, 3)),
+    "instance_norm, running": (lambda: nn.InstanceNorm1d(4, track_running_stats=True), (4, 6)),
+    "layer_norm": (lambda: nn.LayerNorm((3, 4), elementwise_affine=False), (3, 4)),
+    "rms_norm": (lambda: nn.RMSNorm(4), (3, 4)),
+    "local response": (lambda: nn.LocalResponseNorm(2), (4, 3, 3)),
+    "upsample": (lambda: nn.Sequential(nn.Upsample(scale_factor=1.5), nn.Upsample((7, 9), mode="bilinear")), (2, 4, 5)),
+    "upsample by a factor": (lambda: nn.Upsample(scale_factor=1.5, mode="bilinear", align_corners=False), (2, 5, 5)),
+    "bicubic": (lambda: nn.Upsample(scale_factor=2, mode="bicubic"), (2, 4, 4)),
+    "pixel_shuffle": (lambda: nn.Sequential(nn.PixelShuffle(2), nn.ChannelShuffle(2), nn.ZeroPad2d(1)), (8, 3, 3)),
+    "attention, sequence first": (
+        lambda: calls(
+            lambda self, x: self.layer(*(x.transpose(0, 1),) * 3, need_weights=False)[0].transpose(0, 1),
+            layer=nn.MultiheadAttention(8, 2),
+        ),
+        (5, 8),
+    ),
+    "attention with weights": (
+        lambda: calls(lambda self, x: self.layer(x, x, x)[0], layer=nn.MultiheadAttention(8, 2, batch_first=True)),
+        (5, 8),
+    ),
+    "transformer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True), (5, 8)),
+    "activations": (
+        lambda: nn.Sequential(
+            *(nn.ReLU6(), nn.ELU(), nn.SELU(), nn.CELU(0.7), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Softplus(2, 3)),
+            *(nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(-2, 1), nn.PReLU(3), nn.LeakyReLU(0.2), nn.Tanh(), nn.LogSigmoid()),
+            *(nn.Softsign(), nn.Tanhshrink(), nn.Hardshrink(), nn.Softshrink(), nn.Threshold(0.1, 2), nn.RReLU(), nn.Softmin(1)),
+        ),
+        (3, 4),
+    ),
+    "glu": (lambda: nn.GLU(1), (4,)),
+    "dropout": (lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.AlphaDropout(), nn.Linear(3, 2)), (3,)),
+    "lstm": (lambda: calls(lambda self, x: self.layer(x)[0][:, -1], layer=nn.LSTM(3, 4, 2, batch_first=True)), (5, 3)),
+    "gru": (lambda: calls(lambda self, x: self.layer(x)[1][0], layer=nn.GRU(3, 4, batch_first=True)), (5, 3)),
+    "embedding of rounded data": (
+        lambda: calls(lambda self, x: self.layer(x.round().clamp(0, 4).long()).mean(1), layer=nn.Embedding(5, 3)),
+        (4,),
+    ),
+    "weight_norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), (3,)),
+    "spectral_norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), (3,)),
+    "old spectral_norm": (lambda: nn.utils.spectral_norm(nn.Linear(3, 4)), (3,)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str):
+    make, shape = LAYERS[name]
+    equal(seeded(make), *shape)
+
+
+def test_old_weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = seeded(lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv1d(2, 3, 3)), nn.ReLU()))
+    graph = equal(model, 2, 5)
+    assert {"0.weight_g", "0.weight_v"} <= set(graph.parameter_names.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_number_formats(dtype: torch.dtype):
+    model = calls(lambda self, x: self.norm(self.layer(x) * 0.3 + 1), layer=nn.Conv1d(2, 4, 3), norm=nn.BatchNorm1d(4))
+    graph = equal(model.to(dtype), 2, 6, dtype=dtype)
+    assert graph[graph.output].spec.dtype == dtype
+
+
+def test_integers_in():
+    model = seeded(lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 2)))
+    tokens = torch.tensor([[0, 3, 6], [1, 1, 2], [5, 4, 0]])
+    graph = capture(model, tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(evaluate(graph, tokens), model(tokens))
+
+
+def test_an_example_of_one_sample():
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)))
+    graph = capture(model, torch.randn(1, 1, 4, 4))
+    x = torch.randn(4, 1, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(evaluate(graph, x), model(x))
+
+
+def test_nodes_say_where_they_come_from():
+    inner = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    graph = equal(calls(lambda self, x: self.body(x) + x, body=inner), 3)
+    assert [node.module_path for node in graph.layers] == ["body.0", "body.1", ""]
+    assert __file__ in graph.layers[-1].source
+    stripped = capture(nn.Sequential(inner).eval(), torch.randn(2, 3), strip="0.")
+    assert [node.module_path for node in stripped.layers] == ["0", "1"]
+
+
+# Nothing of the user's changes.
+
+
+def global_state() -> tuple[Any, ...]:
+    numpy_state = numpy.random.get_state()
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        numpy_state[1].tolist(),  # type: ignore[union-attr]
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        list(warnings.filters),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_num_threads(),
+    )
+
+
+def fails(self: Any, x: Tensor) -> Tensor:
+    random.random()
+    numpy.random.rand()
+    torch.rand(1)
+    return self.layer(x) if self.layer(x).sum() > 0 else x
+
+
+def passes(self: Any, x: Tensor) -> Tensor:
+    random.random()
+    numpy.random.rand()
+    return torch.relu_(self.layer(x))
+
+
+def writes(self: Any, x: Tensor) -> Tensor:
+    self.counter += 1
+    return passes(self, x) + x.mul_(2)
+
+
+@pytest.mark.parametrize("forward", [fails, passes, writes], ids=lambda forward: forward.__name__)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_capture_leaves_no_trace(forward: Callable[..., Any], training: bool):
+    model = calls(forward, layer=nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()))
+    model.register_buffer("counter", torch.zeros(()))
+    model.train(training)
+    model.layer[1].eval()
+    model.layer[0].weight.grad = torch.ones(3, 3)
+    seen: list[int] = []
+    model.layer[0].register_forward_hook(lambda *_: seen.append(1))
+    x = torch.randn(2, 3)
+    before, state, data = global_state(), copy.deepcopy(model.state_dict()), x.clone()
+    flags = [module.training for module in model.modules()]
+    needed = [p.requires_grad for p in model.parameters()]
+    attributes = {name: set(vars(module)) for name, module in model.named_modules()}
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        inside = list(warnings.filters)
+        if forward is passes:
+            capture(model, x)
+        else:
+            with pytest.raises(CaptureError):
+                capture(model, x)
+        assert warnings.filters == inside
+    assert not heard
+    assert global_state() == before
+    assert torch.equal(x, data)
+    assert [module.training for module in model.modules()] == flags
+    assert [p.requires_grad for p in model.parameters()] == needed
+    assert torch.equal(model.layer[0].weight.grad, torch.ones(3, 3))
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
+    assert len(model.layer[0]._forward_hooks) == 1
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert type(model.counter) is Tensor
+
+
+def test_the_default_type_stays():
+    torch.set_default_dtype(torch.float64)
+    try:
+        graph = capture(nn.Sequential(nn.Linear(3, 2, dtype=torch.float32)).eval(), torch.randn(2, 3, dtype=torch.float32))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert graph[graph.output].spec.dtype == torch.float32
+
+
+# The proof that graph and model agree can fail.
+
+
+@pytest.mark.parametrize("op", ["conv", "batch_norm", "clip", "add", "adaptive_avg_pool", "reshape", "linear", "mul"])
+def test_a_wrong_operator_is_named(op: str, monkeypatch: pytest.MonkeyPatch):
+    model = calls(
+        lambda self, x: self.head(self.pool(F.relu6(self.norm(self.conv(x)) + 1) * self.scale).flatten(1)),
+        **{"conv": nn.Conv2d(1, 2, 3), "norm": nn.BatchNorm2d(2), "pool": nn.AdaptiveAvgPool2d(1), "head": nn.Linear(2, 3)},
+        scale=nn.Parameter(torch.rand(2, 1, 1) + 1),
+    )
+    row = OPERATORS[op]
+    wrong = copy.copy(row)
+    object.__setattr__(wrong, "evaluate", lambda *inputs, **attributes: 1.001 * row.evaluate(*inputs, **attributes))
+    monkeypatch.setattr(check, "evaluate_node", changed_for(wrong))
+    with pytest.raises(CaptureError, match="graph differs from the model by 0.001") as raised:
+        capture(model, torch.randn(2, 1, 6, 6))
+    assert f"({op})" in raised.value.where
+
+
+def changed_for(row: Any) -> Callable[..., Tensor]:
+    """`evaluate_node` with one row of the table changed."""
+
+    def evaluate_node(node: Any, inputs: Any, batch: int) -> Tensor:
+        return (row if node.op == row.name else OPERATORS[node.op]).evaluate(*inputs, **node.resolved(batch))
+
+    return evaluate_node
+
+
+def test_a_size_frozen_by_mistake_is_found(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(from_export._Translator, "_size", lambda self, size: int(size))
+    with pytest.raises((CaptureError, RuntimeError)):
+        capture(calls(lambda self, x: x.reshape(x.shape[0], 2, 3).sum(1)), torch.randn(2, 6))
+
+
+def test_an_unread_node_is_found(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(check._Lockstep, "run_node", lambda self, n: torch.fx.Interpreter.run_node(self, n))
+    with pytest.raises(CaptureError, match="could not be compared"):
+        capture(seeded(lambda: nn.Linear(3, 2)), torch.randn(2, 3))
