@@ -22,6 +22,11 @@ class Grade(StrEnum):
     SAMPLED = "sampled"
 
     @property
+    def label(self) -> str:
+        """The name in a sentence."""
+        return self.value.replace("_", " ")
+
+    @property
     def meaning(self) -> str:
         """One plain sentence for the reader of a report."""
         return _MEANING[self]

@@ -1,4 +1,4 @@
-"""Capture: every kind of model either becomes a graph equal to it, or a clear error; nothing of the user's is changed."""
+"""Capture: any model becomes a graph equal to it, or a clear error; nothing of the user's is changed."""
 
 import copy
 import inspect
@@ -41,7 +41,9 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
     return make().eval()
 
 
-def equal(model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32, batches: tuple[int, ...] = (1, 5)) -> Graph:
+def equal(
+    model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32, batches: tuple[int, ...] = (1, 5)
+) -> Graph:
     """Capture on two samples and compare with the model on other batches."""
     generator = torch.Generator().manual_seed(0)
     graph = capture(model, torch.randn(2, *shape, generator=generator).to(dtype))
@@ -112,7 +114,9 @@ RANDOM = {
     "normal in place": lambda self, x: x + torch.empty(3).normal_(),
     "uniform in place": lambda self, x: x + torch.empty(3).uniform_(0, 1),
     "rrelu": lambda self, x: F.rrelu(x, training=True),
-    "attention": lambda self, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=0.5)[:, 0],
+    "attention": lambda self, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], dropout_p=0.5)[
+        :, 0
+    ],
 }
 
 
@@ -127,7 +131,9 @@ def test_random_numbers_are_refused(forward: Callable[..., Any]):
     [
         nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False)),
         calls(lambda self, x: F.batch_norm(x, None, None, training=True)),
-        calls(lambda self, x: F.batch_norm(x, self.mean, self.var, training=True), mean=torch.zeros(3), var=torch.ones(3)),
+        calls(
+            lambda self, x: F.batch_norm(x, self.mean, self.var, training=True), mean=torch.zeros(3), var=torch.ones(3)
+        ),
     ],
     ids=["without running statistics", "functional", "functional, training"],
 )
@@ -253,14 +259,14 @@ def test_in_place_calls(forward: Callable[..., Any]):
 @pytest.mark.parametrize("forward", IN_PLACE, ids=lambda forward: forward.__name__)
 def test_in_place_calls_are_renamed_only_where_memory_is_not_shared(forward: Callable[..., Any]):
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    exported = torch.export.export(calls(forward, layer=nn.Linear(3, 3)), (torch.randn(2, 3),), strict=False, dynamic_shapes=(batch,))
+    model = calls(forward, layer=nn.Linear(3, 3))
+    exported = torch.export.export(model, (torch.randn(2, 3),), strict=False, dynamic_shapes=(batch,))
     simple = {relu_after_use, relu_before_use, chained, dropout_in_place, residual_in_place}
     assert without_mutation(exported) == (forward in simple)
     if forward in simple:
         x = torch.randn(2, 3)
         with torch.no_grad():
-            expected = calls(forward, layer=nn.Linear(3, 3))(x.clone())
-            torch.testing.assert_close(exported.module()(x.clone()), expected)
+            torch.testing.assert_close(exported.module()(x.clone()), model(x.clone()))
 
 
 def several_pieces(self: Any, x: Tensor) -> Tensor:
@@ -293,7 +299,7 @@ FUNCTIONAL: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "cast": (lambda self, x: (x.double().exp().float() + x.to(torch.float32)).type_as(x), (3,)),
     "reductions": (lambda self, x: x.mean(-1) + x.sum(-1) + x.amax(-1) + x.var(-1) + x.max(-1).values, (3, 4)),
     "powers": (lambda self, x: x**2 + (x.abs() + 1).sqrt() + 2**x + 1 / (1 + x * x) - x.neg(), (3,)),
-    "scalars": (lambda self, x: 1 - (2 * x - 3) / 4 + x.rsub(5), (3,)),
+    "scalars": (lambda self, x: 1 - (2 * x - 3) / 4 + torch.rsub(x, 5), (3,)),
     "instance norm": (lambda self, x: F.instance_norm(x), (3, 5)),
     "fused": (lambda self, x: torch.addmm(self.matrix[0, :2], x, self.matrix.t()[:3, :2], beta=0.5, alpha=2.0), (3,)),
     "outside grad": (lambda self, x: x + torch.no_grad()(lambda: (x * 2).detach())(), (3,)),
@@ -316,7 +322,7 @@ def test_einsum_stays_whole():
 def test_what_depends_on_nothing_is_a_constant():
     graph = equal(calls(FUNCTIONAL["arange"][0]), 3)
     assert operators(graph) == ["add"]
-    (constant,) = (value for name, value in graph.parameters.items() if name in graph["add"].inputs or name in graph.layers[0].inputs)
+    constant = graph.parameters[graph.layers[0].inputs[1] or ""]
     assert constant.tolist() == [0.0, 2.0, 4.0]
 
 
@@ -373,8 +379,24 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "activations": (
         lambda: nn.Sequential(
             *(nn.ReLU6(), nn.ELU(), nn.SELU(), nn.CELU(0.7), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Softplus(2, 3)),
-            *(nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(-2, 1), nn.PReLU(3), nn.LeakyReLU(0.2), nn.Tanh(), nn.LogSigmoid()),
-            *(nn.Softsign(), nn.Tanhshrink(), nn.Hardshrink(), nn.Softshrink(), nn.Threshold(0.1, 2), nn.RReLU(), nn.Softmin(1)),
+            *(
+                nn.Hardswish(),
+                nn.Hardsigmoid(),
+                nn.Hardtanh(-2, 1),
+                nn.PReLU(3),
+                nn.LeakyReLU(0.2),
+                nn.Tanh(),
+                nn.LogSigmoid(),
+            ),
+            *(
+                nn.Softsign(),
+                nn.Tanhshrink(),
+                nn.Hardshrink(),
+                nn.Softshrink(),
+                nn.Threshold(0.1, 2),
+                nn.RReLU(),
+                nn.Softmin(1),
+            ),
         ),
         (3, 4),
     ),
@@ -491,11 +513,11 @@ def test_capture_leaves_no_trace(forward: Callable[..., Any], training: bool):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         inside = list(warnings.filters)
-        if forward is passes:
-            capture(model, x)
-        else:
+        if forward is fails:
             with pytest.raises(CaptureError):
                 capture(model, x)
+        else:
+            capture(model, x)
         assert warnings.filters == inside
     assert not heard
     assert global_state() == before
@@ -510,10 +532,22 @@ def test_capture_leaves_no_trace(forward: Callable[..., Any], training: bool):
     assert type(model.counter) is Tensor
 
 
+def test_what_a_model_remembers_is_no_trace_of_tracing():
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.steps = self.steps + 1
+        return self.layer(x)
+
+    model = calls(forward, layer=nn.Linear(3, 3), steps=0)
+    capture(model, torch.randn(2, 3))
+    assert isinstance(model.steps, int)
+
+
 def test_the_default_type_stays():
     torch.set_default_dtype(torch.float64)
     try:
-        graph = capture(nn.Sequential(nn.Linear(3, 2, dtype=torch.float32)).eval(), torch.randn(2, 3, dtype=torch.float32))
+        graph = capture(
+            nn.Sequential(nn.Linear(3, 2, dtype=torch.float32)).eval(), torch.randn(2, 3, dtype=torch.float32)
+        )
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
@@ -527,14 +561,17 @@ def test_the_default_type_stays():
 def test_a_wrong_operator_is_named(op: str, monkeypatch: pytest.MonkeyPatch):
     model = calls(
         lambda self, x: self.head(self.pool(F.relu6(self.norm(self.conv(x)) + 1) * self.scale).flatten(1)),
-        **{"conv": nn.Conv2d(1, 2, 3), "norm": nn.BatchNorm2d(2), "pool": nn.AdaptiveAvgPool2d(1), "head": nn.Linear(2, 3)},
+        conv=nn.Conv2d(1, 2, 3),
+        norm=nn.BatchNorm2d(2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        head=nn.Linear(2, 3),
         scale=nn.Parameter(torch.rand(2, 1, 1) + 1),
     )
     row = OPERATORS[op]
     wrong = copy.copy(row)
     object.__setattr__(wrong, "evaluate", lambda *inputs, **attributes: 1.001 * row.evaluate(*inputs, **attributes))
     monkeypatch.setattr(check, "evaluate_node", changed_for(wrong))
-    with pytest.raises(CaptureError, match="graph differs from the model by 0.001") as raised:
+    with pytest.raises(CaptureError, match=r"graph differs from the model by 0\.001") as raised:
         capture(model, torch.randn(2, 1, 6, 6))
     assert f"({op})" in raised.value.where
 

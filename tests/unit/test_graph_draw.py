@@ -1,4 +1,4 @@
-"""The drawing of a graph: well-formed, small, deterministic, escaped, fit for the report, and no two boxes on one place."""
+"""The drawing of a graph: small, deterministic, escaped, fit for the report, no two boxes on one place."""
 
 import itertools
 import re
@@ -28,7 +28,10 @@ def residual(blocks: int) -> Graph:
     for b in range(blocks):
         names = [f"layer{b}_{kind}" for kind in ("conv1", "bn1", "relu1", "conv2", "bn2")]
         operators = ("conv", "batch_norm", "relu", "conv", "batch_norm")
-        calls += [(n, op, (s, *(("w",) if op == "conv" else ()))) for n, op, s in zip(names, operators, [last, *names], strict=False)]
+        calls += [
+            (n, op, (s, *(("w",) if op == "conv" else ())))
+            for n, op, s in zip(names, operators, [last, *names], strict=False)
+        ]
         shortcut = last
         if b % 2:
             shortcut = f"layer{b}_downsample"
@@ -64,7 +67,9 @@ def boxes(text: str) -> dict[str, tuple[float, float, float, float]]:
         if group.get("class") == "node":
             rect = group.find("{http://www.w3.org/2000/svg}rect")
             assert rect is not None
-            found[group.get("data-node", "")] = tuple(float(rect.get(key, "nan")) for key in ("x", "y", "width", "height"))
+            found[group.get("data-node", "")] = tuple(
+                float(rect.get(key, "nan")) for key in ("x", "y", "width", "height")
+            )
     return found
 
 
@@ -125,7 +130,9 @@ def test_connections_on_one_track_never_overlap():
     spans: dict[tuple[int, int], list[tuple[int, int, str]]] = {}
     for edge in plan.edges:
         if edge.track is not None:
-            spans.setdefault((plan.lane[edge.source], edge.track), []).append((plan.row[edge.source], plan.row[edge.target], edge.source))
+            spans.setdefault((plan.lane[edge.source], edge.track), []).append(
+                (plan.row[edge.source], plan.row[edge.target], edge.source)
+            )
     assert spans
     for rows in spans.values():
         for (s1, t1, n1), (s2, t2, n2) in itertools.combinations(rows, 2):
@@ -175,7 +182,7 @@ def test_colours_are_left_to_the_page():
 
 
 def test_names_are_escaped():
-    hostile = '<script>"&\'</script>'
+    hostile = "<script>\"&'</script>"
     nodes = (Node("x", "input", (), {}, SPEC), Node(hostile, "relu", ("x",), {}, SPEC, hostile, hostile))
     text = draw_svg(Graph(nodes, "x", hostile))
     assert "<script" not in text
@@ -184,8 +191,17 @@ def test_names_are_escaped():
 
 def test_labels_say_operator_window_module_and_shape():
     weight = Node("w", "parameter", (), {}, TensorSpec((8, 3, 3, 3), torch.float32))
-    conv = Node("c", "conv", ("x", "w"), {"stride": (2, 2)}, TensorSpec((BatchSize(), 8, 4, 4), torch.float32), "stem.conv")
-    other = Node("o", "opaque", ("c",), {"target": "aten.cumsum.default"}, TensorSpec((BatchSize(2), 8), torch.float32), "a." * 40)
+    conv = Node(
+        "c", "conv", ("x", "w"), {"stride": (2, 2)}, TensorSpec((BatchSize(), 8, 4, 4), torch.float32), "stem.conv"
+    )
+    other = Node(
+        "o",
+        "opaque",
+        ("c",),
+        {"target": "aten.cumsum.default"},
+        TensorSpec((BatchSize(2), 8), torch.float32),
+        "a." * 40,
+    )
     image = Node("x", "input", (), {}, SPEC)
     text = draw_svg(Graph((weight, image, conv, other), "x", "o", {"w": torch.zeros(1)}))
     assert ">conv 3×3 /2 8×4×4</text>" in text

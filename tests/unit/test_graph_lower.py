@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from assay.graph import BatchSize, Graph, Node, TensorSpec, evaluate, evaluate_node, lower_max_pools, pool_before_activation
+from assay.graph import (
+    BatchSize,
+    Graph,
+    Node,
+    TensorSpec,
+    evaluate,
+    evaluate_node,
+    lower_max_pools,
+    pool_before_activation,
+)
 
 POOLS: list[tuple[tuple[int, ...], str, dict[str, Any]]] = [
     ((8,), "max_pool", {"kernel_size": (2,), "stride": (2,)}),
@@ -37,7 +46,7 @@ INCREASING = [
 
 
 def chain(size: tuple[int, ...], *calls: tuple[str, dict[str, Any]]) -> tuple[Graph, Tensor]:
-    """A graph that applies the calls one after the other, and a batch for it whose pools have ties and negative windows."""
+    """A graph that applies the calls one after the other, and a batch with ties and with windows below zero."""
     x = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1) - 1
     nodes = [Node("x", "input", (), {}, spec(x))]
     value = x

@@ -1,4 +1,4 @@
-"""The operator table keeps its word: samples, ATen forms, affine parts, squared coefficients, elementwise functions, kinks."""
+"""The operator table keeps its word: samples, ATen forms, affine parts, squares, elementwise functions, kinks."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -108,15 +108,21 @@ def test_squared_coefficients(row: Operator, index: int, group: frozenset[int]):
 @pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise], ids=lambda row: row.name)
 def test_elementwise_claims(row: Operator):
     for sample in samples(row):
-        x, rest = sample.inputs[0], sample.inputs[1:]
+        x = sample.inputs[0]
         assert x is not None
-        slope = torch.autograd.functional.jacobian(lambda v: row.evaluate(v, *rest, **sample.attributes), x, vectorize=True)
+
+        def function(v: Tensor, sample: Sample = sample) -> Tensor:
+            return row.evaluate(v, *sample.inputs[1:], **sample.attributes)
+
+        slope = torch.autograd.functional.jacobian(function, x, vectorize=True)
         matrix = slope.reshape(x.numel(), x.numel())
         assert torch.equal(matrix, torch.diag(matrix.diagonal()))
         assert matrix.diagonal().abs().max() > 0
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise and row.name != "clip"], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.elementwise and row.name != "clip"], ids=lambda row: row.name
+)
 def test_kinks_are_where_the_slope_jumps(row: Operator):
     assert list(row.kinks) == sorted(row.kinks)
     grid = torch.arange(-800, 801, dtype=torch.float64) / 100
@@ -128,7 +134,8 @@ def test_kinks_are_where_the_slope_jumps(row: Operator):
 
         step = 1e-5
         near, far = (
-            torch.stack([slope((grid + sign * size).reshape(1, 1, -1)).reshape(-1) for sign in (-1, 1)]) for size in (step, 2 * step)
+            torch.stack([slope((grid + sign * size).reshape(1, 1, -1)).reshape(-1) for sign in (-1, 1)])
+            for size in (step, 2 * step)
         )
         curvature = (far - near) * torch.tensor([[-1.0], [1.0]]) / step
         jumps = (near.diff(dim=0).abs() + curvature.diff(dim=0).abs()) / (1 + near[0].abs())
@@ -169,6 +176,25 @@ _MATRIX = _randn(3, 4)
 _POSITIVE = _X.abs() + 0.5
 _SPACES = {1: _X, 2: _PICTURE, 3: _VOLUME}
 _CHANNELS = [_randn(4), _randn(4), _randn(4), _randn(4).exp()]
+
+ATEN_OF_ONE = (
+    *(
+        "silu",
+        "sigmoid",
+        "hardsigmoid",
+        "hardswish",
+        "tanh",
+        "mish",
+        "erf",
+        "exp",
+        "abs",
+        "sin",
+        "cos",
+        "neg",
+        "square",
+    ),
+    *("clone", "alias", "detach"),
+)
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -220,13 +246,13 @@ CALLS: dict[str, Call] = {
     "selu.default": call(_X),
     "celu.default": call(_X, 0.7),
     "gelu.default": call(_X, approximate="tanh"),
-    **{
-        f"{name}.default": call(4 * _X)
-        for name in "silu sigmoid hardsigmoid hardswish tanh mish erf exp abs sin cos neg square clone alias detach".split()
-    },
+    **{f"{name}.default": call(4 * _X) for name in ATEN_OF_ONE},
     "contiguous.default": call(_X),
     "lift_fresh_copy.default": call(_X),
-    **{f"{name}.default": call(_X, 0.5, False) for name in "dropout feature_dropout alpha_dropout feature_alpha_dropout".split()},
+    **{
+        f"{name}.default": call(_X, 0.5, False)
+        for name in ["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"]
+    },
     "softplus.default": call(_X, 2.0, 3.0),
     **{f"{name}.default": call(_POSITIVE) for name in ("log", "sqrt", "rsqrt", "reciprocal")},
     "pow.Tensor_Scalar": call(_X, 3),
@@ -246,6 +272,7 @@ CALLS: dict[str, Call] = {
     "mm.default": call(_MATRIX, _randn(4, 2)),
     "bmm.default": call(_X, _randn(2, 6, 2)),
     "addmm.default": call(_randn(2), _MATRIX, _randn(4, 2)),
+    "addcmul.default": call(_X, _X.flip(0), _randn(4, 1), value=0.3),
     "where.self": call(_X > 0, _X, _X.flip(0)),
     "view.default": call(_X, [2, 24]),
     "_unsafe_view.default": call(_X, [2, 24]),
@@ -288,5 +315,7 @@ CALLS: dict[str, Call] = {
     "_softmax.default": call(_X, 1, False),
     "log_softmax.int": call(_X, 1),
     "_log_softmax.default": call(_X, 1, False),
-    "scaled_dot_product_attention.default": call(_PICTURE, _PICTURE.flip(0), _PICTURE.flip(1), None, 0.0, True, scale=0.3),
+    "scaled_dot_product_attention.default": call(
+        _PICTURE, _PICTURE.flip(0), _PICTURE.flip(1), None, 0.0, True, scale=0.3
+    ),
 }

@@ -192,14 +192,14 @@ def _normal(count: int, like: Tensor, shape: tuple[int, ...], generator: torch.G
 
 @sample.register
 def _(covariance: Diagonal, count: int, generator: torch.Generator) -> Tensor:
-    return _normal(count, covariance.variance, covariance.shape, generator) * covariance.variance.sqrt()
+    return _normal(count, covariance.variance, covariance.shape, generator) * safe_sqrt(covariance.variance)
 
 
 @sample.register
 def _(covariance: LowRankPlusDiagonal, count: int, generator: torch.Generator) -> Tensor:
     shared = _normal(count, covariance.rest, (covariance.rank, covariance.shape[0]), generator)
     own = _normal(count, covariance.rest, covariance.shape, generator)
-    return torch.einsum("krb,rb...->kb...", shared, covariance.factor) + own * covariance.rest.sqrt()
+    return torch.einsum("krb,rb...->kb...", shared, covariance.factor) + own * safe_sqrt(covariance.rest)
 
 
 @sample.register
@@ -207,6 +207,12 @@ def _(covariance: Dense, count: int, generator: torch.Generator) -> Tensor:
     root = square_root(covariance.matrix)
     noise = _normal(count, covariance.matrix, (covariance.shape[0], root.shape[-1]), generator)
     return (root @ noise.unsqueeze(-1)).squeeze(-1).reshape(count, *covariance.shape)
+
+
+def safe_sqrt(variance: Tensor) -> Tensor:
+    """Square root of a variance with zero gradient at zero; tiny negative rounding counts as zero."""
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), torch.zeros_like(variance))
 
 
 def square_root(matrix: Tensor) -> Tensor:

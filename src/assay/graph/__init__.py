@@ -1,4 +1,4 @@
-"""One layer graph for every analysis: capture with torch.export, our own frozen nodes, one table of canonical operators.
+"""One layer graph for every analysis: captured with torch.export, made of our own frozen nodes and canonical operators.
 
 `capture` makes a `Graph` and proves it equal to the model; `evaluate` runs it on numbers; `draw` makes an SVG of it.
 """
@@ -6,8 +6,8 @@
 from assay.graph.draw import draw_svg
 from assay.graph.evaluate import evaluate, evaluate_node
 from assay.graph.from_export import capture
-from assay.graph.lower import lower_max_pools, pool_before_activation
 from assay.graph.ir import BatchSize, Graph, Node, TensorSpec
+from assay.graph.lower import lower_max_pools, pool_before_activation
 from assay.graph.operators import OPERATORS, Operator, Sample
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Proof that a captured graph is the model: every node against the exported program, the whole against the model at another batch."""
+"""Proof that a graph is the model: each node against the exported program, the whole against the model on another batch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def check_against_export(graph: Graph, origin: dict[str, str], exported: Any, x:
 def _placeholders(graph: Graph, exported: Any, x: Tensor) -> list[Tensor]:
     """Values of the exported program's placeholders, in order: parameters, constants, then the batch."""
     nodes = [node for node in exported.graph.nodes if node.op == "placeholder"]
-    return [x if node.name == graph.input else graph.parameters[node.name] for node in nodes]
+    values = {**exported.state_dict, **exported.constants}
+    targets = {spec.arg.name: spec.target for spec in exported.graph_signature.input_specs}
+    return [x if node.name == graph.input else values[targets[node.name]] for node in nodes]
 
 
 class _Lockstep(torch.fx.Interpreter):
@@ -86,8 +88,17 @@ def check_other_batch(graph: Graph, model: nn.Module, x: Tensor) -> None:
         CaptureError: when the outputs differ.
     """
     batch = torch.cat([x[:1], x[1:2], x[:1]])
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
-        expected = model(batch.clone())  # a model may write to its input
+        expected = torch.func.functional_call(
+            model, buffers, (batch.clone(),)
+        )  # a model may write to its buffers and input
+        if not isinstance(expected, Tensor):
+            raise CaptureError(
+                f"The model returns a {type(expected).__name__}, not one tensor.",
+                where="output",
+                advice="Wrap the model so that it returns one tensor.",
+            )
         _compare(graph[graph.output], evaluate(graph, batch), expected)
 
 

@@ -20,8 +20,9 @@ _DETAILED = 600
 def draw_svg(graph: Graph) -> str:
     """Draw what a graph computes, top to bottom, with a lane for every branch.
 
-    Each node is a ``<g class="node" data-node="NAME">`` with a title (place, operator, shape), a box and its label; connections are one
-    path in ``<g class="edge">``. There are no styles and no colours but `currentColor`: a page may style the classes.
+    Each node is a ``<g class="node" data-node="NAME">`` with a title (place, operator, shape), a box and its label;
+    connections are one path in ``<g class="edge">``. There are no styles and no colours but `currentColor`: a page may
+    style the classes.
 
     Args:
         graph: a captured graph.
@@ -41,7 +42,8 @@ def draw_svg(graph: Graph) -> str:
     nodes = "".join(map(page.cell, page.plan.cells))
     size = f'viewBox="0 0 {page.width} {page.height}" width="{page.width}" height="{page.height}"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}><g class="edge" fill="none" stroke="currentColor"><path d="{edges}"/></g>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
+        f'<g class="edge" fill="none" stroke="currentColor"><path d="{edges}"/></g>'
         f'<g font-size="11" font-family="system-ui,sans-serif" fill="currentColor">{nodes}</g></svg>'
     )
 

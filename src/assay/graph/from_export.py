@@ -1,7 +1,7 @@
 """Capture a model with `torch.export` and translate it into our own graph.
 
-Export runs non-strictly with a dynamic batch axis; in-place calls are made functional afterwards. Nothing of torch.fx leaves this
-file except through `check`, which compares the two programs node by node.
+Export runs non-strictly with a dynamic batch axis; in-place calls are made functional afterwards. Nothing of torch.fx
+leaves this file except through `check`, which compares the two programs node by node.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from assay.graph.functional import without_mutation
 from assay.graph.ir import BatchSize, Graph, Node, Slot, TensorSpec
 from assay.graph.operators import ATEN
 
-_PASSED_ON = {"aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default", "aten.lift_fresh_copy.default"}
+_PASSED_ON = {
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.detach.default",
+    "aten.contiguous.default",
+    "aten.lift_fresh_copy.default",
+}
 _CASTS = ("aten.to.", "aten.type_as.", "aten._to_copy.")
 _MADE = frozenset({"new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"})
 _TRAINING_NORM = ("_native_batch_norm_legit.", "_native_batch_norm_legit_functional", "native_batch_norm.default")
-_NOT_USERS = tuple(
-    os.path.join(os.path.dirname(file), "") for file in (torch.__file__, os.__file__, __file__)
-)
+_NOT_USERS = tuple(os.path.join(os.path.dirname(file), "") for file in (torch.__file__, os.__file__, __file__))
 
 
 def capture(model: nn.Module, example: Tensor, *, strip: str = "") -> Graph:
@@ -46,13 +50,13 @@ def capture(model: nn.Module, example: Tensor, *, strip: str = "") -> Graph:
         A graph valid for any batch size, equal in value to the model node by node.
 
     Raises:
-        CaptureError: with the reason and the source line when the model cannot be captured, is random in eval mode, uses batch
-            statistics, or the graph differs from the model (the first diverging node is named).
+        CaptureError: with the reason and the source line when the model cannot be captured, is random in eval mode,
+            uses batch statistics, or the graph differs from the model (the first diverging node is named).
     """
     x = example[:2] if len(example) >= 2 else torch.cat([example[:1], example[:1]])
     with _unnoticed(model, x), torch.no_grad():
         exported = _export(model, x)
-        graph, origin = _Translator(exported, strip).translate()
+        graph, origin = _Translator(exported, _first_names(model), strip).translate()
         check_against_export(graph, origin, exported, x)
         check_other_batch(graph, model, x)
     return graph
@@ -69,14 +73,14 @@ def _export(model: nn.Module, x: Tensor) -> Any:
         raise CaptureError(
             f"The model cannot be captured as a graph: {_reason(error)}",
             where=_user_line(error) or type(model).__name__,
-            advice="Analyses that need no graph still run (Monte Carlo and linearised moments, local condition number). "
-            "To get the rest, make the forward pass free of data-dependent Python control flow and of fixed batch sizes.",
+            advice="Analyses that need no graph still run (Monte Carlo and linearised moments, local condition number). To "
+            "get the rest, make the forward pass free of data-dependent Python control flow and of fixed batch sizes.",
         ) from error
 
 
 @contextlib.contextmanager
 def _unnoticed(model: nn.Module, x: Tensor) -> Iterator[None]:
-    """Evaluation mode and no warnings inside; every flag, random state and warning filter as before outside, also after an error."""
+    """Evaluation mode, no warnings; afterwards all flags, random states and filters are as before, also after an error."""
     flags = [(module, module.training) for module in model.modules()]
     states = random.getstate(), numpy.random.get_state()
     devices = [x.device] if x.device.type == "cuda" else []
@@ -110,18 +114,28 @@ def _user_line(error: BaseException) -> str:
     traceback = error.__traceback__
     while traceback is not None:
         filename = os.path.abspath(traceback.tb_frame.f_code.co_filename)
-        inside = filename.startswith(_NOT_USERS) and not ("site-packages" in filename and not filename.startswith(_NOT_USERS[0]))
+        inside = filename.startswith(_NOT_USERS) and not (
+            "site-packages" in filename and not filename.startswith(_NOT_USERS[0])
+        )
         if not inside and f"{os.sep}sympy{os.sep}" not in filename and os.path.exists(filename):
             found = f"{filename}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found
 
 
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For each name of a parameter or buffer, the tensor's first name: the one that `named_parameters` lists."""
+    first: dict[int, str] = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
 class _Translator:
     """Turns one exported program into nodes; keeps where every fx node went."""
 
-    def __init__(self, exported: Any, strip: str) -> None:
+    def __init__(self, exported: Any, first_names: dict[str, str], strip: str) -> None:
         self.exported = exported
+        self.first_names = first_names
         self.strip = strip
         self.nodes: list[Node] = []
         self.names: dict[str, str] = {}  # fx name -> our node name
@@ -162,7 +176,9 @@ class _Translator:
         nodes = tuple(node for node in self.nodes if node.name not in idle)
         return Graph(nodes, input_name, output_name, parameters, self.parameter_names), self.names
 
-    def _emit(self, fx: Any, op: str, inputs: tuple[str | None, ...], attributes: dict[str, Any], value: Any = None) -> None:
+    def _emit(
+        self, fx: Any, op: str, inputs: tuple[str | None, ...], attributes: dict[str, Any], value: Any = None
+    ) -> None:
         meta = fx.meta.get("val") if value is None else value
         spec = TensorSpec(tuple(self._size(s) for s in meta.shape), meta.dtype)
         path, line = self._origin(fx)
@@ -182,7 +198,7 @@ class _Translator:
         if name is not None:
             value = self.exported.state_dict.get(name)
             value = self.exported.constants[name] if value is None else value
-            self.parameter_names[fx.name] = name
+            self.parameter_names[fx.name] = self.first_names.get(name, name)
         else:
             value = self.exported.constants[signature.inputs_to_lifted_tensor_constants[fx.name]]
         self._constant(fx.name, value.detach(), made_here=name is None)
@@ -214,7 +230,7 @@ class _Translator:
         self._fold(self.nodes[-1], fx)
 
     def _fold(self, node: Node, fx: Any) -> None:
-        """Compute a value here that depends neither on the input nor on any parameter, such as the mask of shifted windows."""
+        """Compute here what depends neither on the input nor on a parameter, such as the mask of shifted windows."""
         made = fx.target._schema.name.removeprefix("aten::") in _MADE
         if not made and not all(name is None or name in self.constants for name in node.inputs):
             return

@@ -1,8 +1,8 @@
 """Take the in-place calls out of an exported program, where that is a matter of renaming.
 
-`run_decompositions` always does it, by tracing the program a second time, which takes four times as long as the export itself.
-In nearly every model an in-place call overwrites a tensor that nothing else shares memory with (a ReLU after a convolution); there,
-calling the functional twin and letting later readers read its result is the same.
+`run_decompositions` always does it, by tracing the program a second time, which takes four times as long as the export
+itself. In nearly every model an in-place call overwrites a tensor that nothing else shares memory with (a ReLU after a
+convolution); there, calling the functional twin and letting later readers read its result is the same.
 """
 
 from __future__ import annotations
@@ -14,13 +14,51 @@ import torch
 from torch import Tensor
 
 _FRESH = frozenset(
-    f"aten::{name}"
+    "aten::" + name
     for name in (
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm instance_norm group_norm layer_norm "
-        "linear addmm mm bmm matmul cat stack max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d clone "
-        "lift_fresh_copy hardtanh relu relu6 leaky_relu prelu elu selu celu silu gelu mish hardswish hardsigmoid softplus "
-        "softmax constant_pad_nd embedding"
-    ).split()
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "batch_norm",
+        "instance_norm",
+        "group_norm",
+        "layer_norm",
+        "linear",
+        "addmm",
+        "mm",
+        "bmm",
+        "matmul",
+        "cat",
+        "stack",
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "clone",
+        "lift_fresh_copy",
+        "hardtanh",
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "selu",
+        "celu",
+        "silu",
+        "gelu",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "softplus",
+        "softmax",
+        "constant_pad_nd",
+        "embedding",
+    )
 )
 """Operators whose result shares memory with none of their inputs."""
 
@@ -30,7 +68,7 @@ _INERT = {
     torch.ops.aten.feature_dropout_.default: torch.ops.aten.feature_dropout.default,
     torch.ops.aten.alpha_dropout_.default: torch.ops.aten.alpha_dropout.default,
 }
-"""Calls that write nothing, and what they are without the pretence; dropout only where its third argument, `train`, is off."""
+"""Calls that write nothing, and what they stand for; dropout only where the third argument, `train`, is off."""
 
 
 def without_mutation(exported: Any) -> bool:
@@ -40,7 +78,8 @@ def without_mutation(exported: Any) -> bool:
         exported: a program from `torch.export.export`; its graph is changed when True is returned.
 
     Returns:
-        False, with the program untouched, when a call is not an operator, or writes to memory that another name may share.
+        False, with the program untouched, when a call is not an operator, or writes to memory that another name may
+        share.
     """
     graph = exported.graph_module.graph
     order = {fx: place for place, fx in enumerate(graph.nodes)}

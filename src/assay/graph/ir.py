@@ -1,7 +1,7 @@
 """The layer graph: frozen, small, free of torch.fx types.
 
-A node's value is a tensor; inputs are names of earlier nodes. Sizes that grow with the batch are `BatchSize` multiples, so one
-graph serves any batch.
+A node's value is a tensor; inputs are names of earlier nodes. Sizes that grow with the batch are `BatchSize` multiples,
+so one graph serves any batch.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class Graph:
     @cached_property
     def layers(self) -> tuple[Node, ...]:
         """Nodes that compute something from the input: what a table of layers lists."""
-        return tuple(node for node in self.nodes if node.name in self.dependent and node.op not in ("input", "identity"))
+        return tuple(
+            node for node in self.nodes if node.name in self.dependent and node.op not in ("input", "identity")
+        )
 
     def replace_nodes(self, nodes: tuple[Node, ...], output: str | None = None) -> Graph:
         """The same graph with other nodes (parameters kept)."""

@@ -1,8 +1,8 @@
-"""Where the nodes of a drawing go: cells in rows by depth, lanes for branches, tracks beside the lanes for skip connections.
+"""Where the nodes of a drawing go: cells in rows by depth, lanes for branches, tracks for skip connections.
 
-A cell is a node with the norms, activations and rearrangements that follow it. It lies one row below its deepest source. The longest path keeps its
-lane, so a plain network is one column; a branch takes the nearest lane that is free for as long as it lasts; a connection that skips
-rows runs down a track to the right of its source.
+A cell is a node with the norms, activations and rearrangements that follow it. It lies one row below its deepest
+source. The longest path keeps its lane, so a plain network is one column; a branch takes the nearest lane that is free
+for as long as it lasts; a connection that skips rows runs down a track to the right of its source.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TRACKS = 24
 
 @dataclass(frozen=True)
 class Edge:
-    """A connection between cells, by the name of their first node; with a `track` it runs beside the lane of its source."""
+    """A connection between cells, by the name of their first node; a `track` runs beside the lane of the source."""
 
     source: str
     target: str

@@ -13,7 +13,8 @@ from assay.graph.ir import Graph, Node
 def lower_max_pools(graph: Graph) -> Graph:
     """Every max pool as strided windows and a tournament of pairwise maxima, equal in value.
 
-    Adaptive max pools are rewritten where the window size is constant; other ones stay. The last maximum keeps the pool's name.
+    Adaptive max pools are rewritten where the window size is constant; other ones stay. The last maximum keeps the
+    pool's name.
     """
     nodes: list[Node] = []
     for node in graph:
@@ -29,29 +30,36 @@ _POOLS = frozenset({"max_pool", "adaptive_max_pool"})
 def pool_before_activation(graph: Graph) -> Graph:
     """Swap pool(f(x)) into f(pool(x)) where f never decreases and only the pool reads f(x): equal in value.
 
-    The pool then sees pre-activations, which are closer to Gaussian than what a ReLU leaves, and the activation fewer units.
+    The pool then sees pre-activations, which are closer to Gaussian than what a ReLU leaves, and the activation fewer
+    units.
     """
     readers: dict[str, int] = {}
     for node in graph:
         for name in node.inputs:
             if name is not None:
                 readers[name] = readers.get(name, 0) + 1
-    nodes: dict[str, Node] = {node.name: node for node in graph}
-    swapped: dict[str, Node] = {}
+    by_name = {node.name: node for node in graph}
+    order = [node.name for node in graph]
+    after = {}  # pool -> its activation, which now comes last
     for pool in graph:
-        source = nodes.get(pool.inputs[0] or "") if pool.op in _POOLS else None
-        if source is None or not _increasing(source) or readers[source.name] != 1 or source.name == graph.output:
+        source = by_name.get(pool.inputs[0] or "") if pool.op in _POOLS else None
+        if source is None or source.op not in _INCREASING or readers[source.name] != 1 or source.name == graph.output:
             continue
-        # the pool takes the activation's place in the list, under its name; the activation follows under the pool's
-        swapped[source.name] = replace(pool, name=source.name, inputs=source.inputs)
-        swapped[pool.name] = replace(source, name=pool.name, inputs=(source.name,), spec=pool.spec)
-    return graph.replace_nodes(tuple(swapped.get(node.name, node) for node in graph)) if swapped else graph
-
-
-def _increasing(node: Node) -> bool:
-    """Whether a node is an elementwise function that never decreases: a negative slope below zero turns ELU around."""
-    slopes = (node.attributes.get(name, 1.0) for name in ("alpha", "scale", "input_scale"))
-    return node.op in _INCREASING and all(slope >= 0 for slope in slopes)
+        by_name[pool.name] = replace(pool, inputs=source.inputs)
+        by_name[source.name] = replace(source, inputs=(pool.name, *source.inputs[1:]), spec=pool.spec)
+        first, second = order.index(source.name), order.index(pool.name)
+        order[first], order[second] = pool.name, source.name
+        after[pool.name] = source.name
+    if not after:
+        return graph
+    swapped = set(after.values())
+    nodes = tuple(
+        by_name[name]
+        if name in swapped
+        else replace(by_name[name], inputs=tuple(after.get(i or "", i) for i in by_name[name].inputs))
+        for name in order
+    )
+    return graph.replace_nodes(nodes, after.get(graph.output, graph.output))
 
 
 def _windows(graph: Graph, node: Node) -> list[dict[str, tuple[int, ...]]] | None:

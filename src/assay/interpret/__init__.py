@@ -4,7 +4,7 @@ A domain says what travels along the edges (numbers, Gaussians, bounds, kinks) a
 """
 
 from assay.grade import Grade, combine
-from assay.interpret.linear import Gains, JacobianMap, OperatorMap
+from assay.interpret.linear import Gains, JacobianMap, OperatorMap, Tied
 from assay.interpret.rules import Domain, RuleTable, check_rule, coverage, unsupported
 from assay.interpret.run import Step, backward, forward
 
@@ -16,6 +16,7 @@ __all__ = [
     "OperatorMap",
     "RuleTable",
     "Step",
+    "Tied",
     "backward",
     "check_rule",
     "combine",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from assay.covariance.functions import safe_sqrt
 from assay.graph import Operator
 
 _PROBES = 32
@@ -103,13 +104,37 @@ class JacobianMap:
         return vmap(pullback)(cotangents)
 
 
-def probe_variances(linear: Any, variances: Sequence[Tensor]) -> Tensor:
-    """Variance of A sqrt(v) s for random signs s, averaged over a fixed set of sign vectors; relative error about sqrt(2 / probes)."""
+class Tied:
+    """A map that reads one tensor at several places, such as x * x: its variances do not add up as those of independent tensors.
+
+    Args:
+        linear: map of several inputs.
+        names: name of the tensor at each input.
+    """
+
+    def __init__(self, linear: Any, names: Sequence[str]) -> None:
+        self.linear = linear
+        self.names = tuple(names)
+
+    def squared(self, *variances: Tensor) -> Tensor:
+        """From fixed sign probes, the same at all places of a tensor: exact for elementwise maps."""
+        return probe_variances(self.linear, variances, self.names)
+
+
+def probe_variances(linear: Any, variances: Sequence[Tensor], names: Sequence[str] = ()) -> Tensor:
+    """Variance of A sqrt(v) s for random signs s, averaged over a fixed set of sign vectors; relative error about sqrt(2 / probes).
+
+    The signs are the same for every sample, so a batch equals single inputs; inputs of one name share them.
+    """
     generator = torch.Generator().manual_seed(0)
-    stacks = []
-    for variance in variances:
-        signs = torch.randint(0, 2, (_PROBES, *variance.shape), generator=generator, dtype=torch.int8).to(variance.device)
-        stacks.append((2 * signs - 1).to(variance.dtype) * variance.sqrt())
+    stacks: list[Tensor] = []
+    for place, variance in enumerate(variances):
+        if place and names and names[place] in names[:place]:
+            stacks.append(stacks[names.index(names[place])])
+            continue
+        shape = (_PROBES, 1, *variance.shape[1:])
+        signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(variance.device)
+        stacks.append((2 * signs - 1).to(variance.dtype) * safe_sqrt(variance))
     return linear.apply(*stacks).square().mean(0)
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from assay.errors import AssayError
 from assay.grade import Grade
@@ -109,6 +110,10 @@ class Domain(Protocol[Element]):
 
     def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> Element:
         """Element of a node whose operands (elements or plain tensors) are given; `live` names what later nodes still read."""
+        ...
+
+    def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
+        """Value of an integer or boolean node, at the domain's typical point; every number after it is approximate."""
         ...
 
     def release(self, name: str) -> None:

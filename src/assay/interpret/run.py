@@ -66,10 +66,12 @@ def forward(
         dying = {name for name in node.inputs if name is not None and graph.last_use.get(name) == node.name}
         if any(name in held for name in node.inputs):
             operands = [None if name is None else held.get(name, values.get(name)) for name in node.inputs]
-            live = frozenset(held) - dying
-            held[node.name] = domain.apply(node, operands, live, batch)
-            if observe is not None:
-                observe(node, held[node.name])
+            if node.spec.dtype.is_floating_point:
+                held[node.name] = domain.apply(node, operands, frozenset(held) - dying, batch)
+                if observe is not None:
+                    observe(node, held[node.name])
+            else:  # an index or a comparison: a number that no distribution goes through
+                values[node.name] = domain.freeze(node, operands, batch)
         else:
             values[node.name] = evaluate_node(node, [None if n is None else values[n] for n in node.inputs], batch)
         for name in dying:

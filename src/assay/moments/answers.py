@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.covariance import diagonal
+from assay.covariance import Diagonal, diagonal
 from assay.covariance.functions import square_root
 from assay.errors import CaptureError, UsageError
 from assay.grade import Grade, combine
@@ -16,9 +16,9 @@ from assay.moments.basis import low_rank
 from assay.moments.methods import Request
 from assay.moments.methods.factor import adjoint, walk
 from assay.moments.noise import Noise, as_covariance
-from assay.moments.propagate import propagate
+from assay.moments.propagation import checked_input, propagate
 from assay.moments.result import Moments
-from assay.subject import Subject, as_subject
+from assay.subject import Subject
 
 _POINTS = 512
 _REPEATS = 8
@@ -67,18 +67,23 @@ def flip_probability(model: nn.Module | Subject, x: Tensor, cov: Noise, *, label
     Returns:
         Decision, with grade and standard error. With more than 64 outputs only the 16 largest are candidates.
 
+    Raises:
+        UsageError: for a label that is no output, or not among `outputs`.
+
     Source: moments by `propagate`; P(argmax = c) as in the specification, section 1.5.
     """
-    subject = as_subject(model, x)
-    clean = subject.probe(x.to(subject.example.dtype))
+    subject, x = checked_input(model, x)
+    clean = subject.probe(x)
     count = clean.shape[1]
-    label = clean.argmax(1) if label is None else torch.as_tensor(label, dtype=torch.int64)
+    label = clean.argmax(1) if label is None else _indices(label, clean, "label")
     if "outputs" not in options and count > 4 * _CANDIDATES:
         options["outputs"] = candidates(clean, label)
     moments = propagate(subject, x, cov, **options)
     shares, spread = argmax_probabilities(moments.mean, moments.covariance)
     wanted = moments.outputs if moments.outputs is not None else torch.arange(count).expand(len(x), -1)
     probabilities = torch.zeros(len(x), count, dtype=shares.dtype).scatter(1, wanted, shares)
+    if not bool((wanted == label.unsqueeze(1)).any(1).all()):
+        raise UsageError("A label is not among the outputs asked for.", where="outputs", advice="Add it to outputs, or leave them out.")
     own = probabilities.gather(1, label.unsqueeze(1)).squeeze(1)
     error = torch.zeros(len(x), count, dtype=shares.dtype).scatter(1, wanted, spread)
     return Decision(1 - own, probabilities, label, error.gather(1, label.unsqueeze(1)).squeeze(1), moments.grade, moments)
@@ -174,16 +179,15 @@ def sensitivity_map(
 
     Source: specification, section 2 ("How to implement the applications well").
     """
-    subject = as_subject(model, x)
-    x = x.to(subject.example.dtype)
+    subject, x = checked_input(model, x)
     covariance = as_covariance(cov, x)
     variance = diagonal(covariance)
-    if type(covariance).__name__ != "Diagonal":
+    if not isinstance(covariance, Diagonal):
         raise UsageError("A sensitivity map needs independent noise.", where="cov", advice="Give a number or variances.")
     clean = subject.probe(x)
-    seed = _one_hot(clean.argmax(1) if target is None else target, clean)
+    seed = _one_hot(clean.argmax(1) if target is None else _indices(target, clean, "target"), clean)
     if versus is not None:
-        seed = seed - _one_hot(versus, clean)
+        seed = seed - _one_hot(_indices(versus, clean, "versus"), clean)
     request = Request(subject, x, covariance, None, rank, 2, 0, "linearise")
     total, jacobian, grade = _expected_jacobian(request, seed)
     contribution = jacobian.square() * variance
@@ -202,9 +206,20 @@ def _expected_jacobian(request: Request, seed: Tensor) -> tuple[Tensor, Tensor, 
         return (jacobian.square() * diagonal(request.covariance)).flatten(1).sum(1), jacobian, Grade.LINEARISED
     covariance, jacobian = adjoint(request, domain.steps, seed.unsqueeze(0))
     own = Grade.EXACT if exact else Grade.STATISTICAL
-    return covariance[:, 0, 0], jacobian[0], combine([own, domain.trust.grades[request.graph.output]])
+    return covariance[:, 0, 0], jacobian[0], combine([own, domain.trust.grade_of(request.graph.output)])
 
 
-def _one_hot(index: Tensor | int, like: Tensor) -> Tensor:
-    chosen = torch.as_tensor(index, dtype=torch.int64).expand(like.shape[0])
-    return torch.nn.functional.one_hot(chosen, like.shape[1]).to(like.dtype)
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(index, like.shape[1]).to(like.dtype)
+
+
+def _indices(index: Tensor | int, outputs: Tensor, where: str) -> Tensor:
+    """(B,) indices of outputs, checked."""
+    chosen = torch.as_tensor(index)
+    batch, count = outputs.shape
+    fits = chosen.numel() and chosen.dim() < 2 and (chosen.dim() == 0 or len(chosen) == batch) and not chosen.is_floating_point()
+    if not fits or int(chosen.min()) < 0 or int(chosen.max()) >= count:
+        raise UsageError(
+            f"{where} must be one index below {count} or {batch} of them, one per input.", where=where, advice="Pass class indices."
+        )
+    return chosen.to(torch.int64).expand(batch)

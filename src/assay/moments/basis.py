@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from assay.covariance import Covariance, Dense, Diagonal, LowRankPlusDiagonal
-from assay.covariance.functions import flat_columns, flat_rows, square_root
+from assay.covariance.functions import flat_columns, flat_rows, safe_sqrt, square_root
 
 
 def low_rank(
@@ -43,7 +43,7 @@ def low_rank(
     if rank >= size:
         return LowRankPlusDiagonal(_full(covariance), zero), True
     root = None if isinstance(covariance, Diagonal) else square_root(covariance.matrix)
-    scale = covariance.variance.reshape(shape[0], -1, 1).sqrt() if isinstance(covariance, Diagonal) else None
+    scale = safe_sqrt(covariance.variance.reshape(shape[0], -1, 1)) if isinstance(covariance, Diagonal) else None
 
     def through_root(columns: Tensor) -> Tensor:
         return scale * columns if scale is not None else root @ columns
@@ -108,7 +108,7 @@ def _complete(
 def _full(covariance: Dense | Diagonal) -> Tensor:
     if isinstance(covariance, Dense):
         return flat_columns(square_root(covariance.matrix), covariance.event)
-    flat = covariance.variance.reshape(covariance.shape[0], -1).sqrt()
+    flat = safe_sqrt(covariance.variance.reshape(covariance.shape[0], -1))
     return flat_columns(torch.diag_embed(flat), covariance.shape[1:])
 
 

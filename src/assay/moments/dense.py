@@ -17,7 +17,7 @@ from torch import Tensor
 from assay.covariance import LinearMap
 from assay.covariance.functions import flat_columns, flat_rows, square_root
 from assay.graph import Node
-from assay.moments.domain import Fallback, Trust, operands_of, share_of, smooth
+from assay.moments.domain import Fallback, Trust, frozen_value, operands_of, share_of, smooth
 from assay.moments.smoothed import Smoothed
 
 
@@ -61,7 +61,7 @@ class DenseDomain:
         smoothed, grade = smooth(bundle, self.fallback)
         elements = bundle.elements
         names = [element.name for element in elements]
-        self.trust.record(node, names, grade)
+        self.trust.record(node, names, grade, all_pairs=self.exact and smoothed.kernel is not None)
         cross = {name: self._cross(smoothed.linear, elements, name) for name in {*names, *self._related(live)}}
         matrix = self._own(smoothed, elements, cross)
         for name in live:
@@ -71,6 +71,10 @@ class DenseDomain:
         element = DenseElement(node.name, smoothed.mean, matrix.diagonal(dim1=1, dim2=2).reshape(smoothed.mean.shape))
         self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
         return element
+
+    def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
+        """Value at the means."""
+        return frozen_value(node, operands, batch, self.trust)
 
     def release(self, name: str) -> None:
         """Drop every block of a dead tensor."""
@@ -104,9 +108,14 @@ class DenseDomain:
 
     def _argument(self, signs: Sequence[float], elements: Sequence[DenseElement]) -> Tensor:
         total: Tensor | None = None
-        for sign, element in zip(signs, elements, strict=True):
-            for other_sign, other in zip(signs, elements, strict=True):
-                term = sign * other_sign * self.block(element.name, other.name)
+        event = torch.broadcast_shapes(*(element.event for element in elements))
+        places = [_places(element, event).reshape(-1) for element in elements]
+        for sign, element, rows in zip(signs, elements, places, strict=True):
+            for other_sign, other, columns in zip(signs, elements, places, strict=True):
+                block = self.block(element.name, other.name)
+                if element.event != event or other.event != event:
+                    block = block[:, rows][:, :, columns]
+                term = sign * other_sign * block
                 total = term if total is None else total + term
         assert total is not None
         return total
@@ -115,16 +124,18 @@ class DenseDomain:
         """Elementwise covariance, broadcast like the product of the two tensors."""
         block = self.block(first.name, second.name)
         shape = torch.broadcast_shapes(first.event, second.event)
-        rows, columns = (
-            torch.arange(math.prod(e.event), device=block.device).reshape(e.event).expand(shape) for e in (first, second)
-        )
-        return block[:, rows, columns]
+        return block[:, _places(first, shape), _places(second, shape)]
 
     def draw(self, elements: Sequence[DenseElement], count: int) -> list[Tensor]:
-        """Joint draws from the joint matrix of the elements."""
+        """Joint draws from the joint matrix of the elements; the same random numbers for every sample, so a batch equals single inputs."""
         joint = torch.cat([torch.cat([self.block(a.name, b.name) for b in elements], 2) for a in elements], 1)
         root = square_root(joint)
-        noise = torch.randn((count, *joint.shape[:2]), generator=self._generator, dtype=joint.dtype)
+        noise = torch.randn((count, 1, joint.shape[1]), generator=self._generator, dtype=joint.dtype)
         flat = (root @ noise.unsqueeze(-1)).squeeze(-1)
         parts = flat.split([math.prod(e.event) for e in elements], dim=-1)
         return [part.reshape(count, *e.mean.shape) for part, e in zip(parts, elements, strict=True)]
+
+
+def _places(element: DenseElement, shape: Sequence[int]) -> Tensor:
+    """Flat positions of the element that fill a tensor of the broadcast shape."""
+    return torch.arange(math.prod(element.event), device=element.mean.device).reshape(element.event).expand(shape)

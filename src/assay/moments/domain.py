@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assay.errors import UnsupportedOperator
 from assay.grade import Grade, combine
-from assay.graph import OPERATORS, Graph, Node
+from assay.graph import OPERATORS, Graph, Node, evaluate_node
 from assay.interpret import fallback, unsupported
 from assay.moments.rules import TABLE
 from assay.moments.smoothed import Operands, Smoothed
@@ -24,19 +24,30 @@ _FALLBACK_DRAWS = 64
 class Trust:
     """Grade of every node's numbers, and whether its value is exactly Gaussian.
 
-    A closed form is exact on a Gaussian input; its output is not Gaussian any more, so the next closed form is exact only under the
-    assumption of Gaussian pre-activations.
+    A closed form is exact on a Gaussian input, where the domain uses the covariances of all pairs of units; its output is not Gaussian
+    any more, so the next closed form is exact only under the assumption of Gaussian pre-activations. Where two branches meet after
+    non-linearities of their own, their cross-covariance is first order.
     """
 
     grades: dict[str, Grade] = field(default_factory=dict)
     gaussian: dict[str, bool] = field(default_factory=dict)
     innovation_share: dict[str, float] = field(default_factory=dict)
+    frozen: str = ""
 
-    def record(self, node: Node, inputs: Sequence[str], own: Grade) -> None:
-        """Grade a node from its rule's grade and its inputs'."""
-        gaussian = all(self.gaussian.get(name, True) for name in inputs)
-        from_rule = Grade.EXACT if own == Grade.CLOSED_FORM and gaussian else own
+    def grade_of(self, name: str) -> Grade:
+        """Grade of a node; of a constant, whether its value was frozen on the way."""
+        return self.grades.get(name, Grade.LINEARISED if self.frozen else Grade.EXACT)
+
+    def record(self, node: Node, inputs: Sequence[str], own: Grade, *, all_pairs: bool) -> None:
+        """Grade a node from its rule's grade and its inputs'; `all_pairs`: the innovations' covariances are kept, not only variances."""
+        curved = sum(not self.gaussian.get(name, True) for name in set(inputs))
+        gaussian = curved == 0
+        from_rule = Grade.EXACT if own == Grade.CLOSED_FORM and gaussian and all_pairs else own
+        if own == Grade.EXACT and curved > 1:
+            from_rule = Grade.CLOSED_FORM
         worst = [self.grades.get(name, Grade.EXACT) for name in inputs]
+        if self.frozen:
+            worst.append(Grade.LINEARISED)
         self.grades[node.name] = combine([from_rule, *worst])
         self.gaussian[node.name] = gaussian and own == Grade.EXACT
 
@@ -84,6 +95,13 @@ def operands_of(node: Node, values: Sequence[Any], batch: int, domain: Any) -> O
     """Bundle a node's inputs for its rule."""
     attributes = dict(node.resolved(batch))
     return Operands(node, OPERATORS[node.op], values, attributes, domain.between, domain.draw)
+
+
+def frozen_value(node: Node, values: Sequence[Any], batch: int, trust: Trust) -> Tensor:
+    """Value of an integer or boolean node at the means; marks what follows as linearised."""
+    trust.frozen = trust.frozen or node.name
+    points = [value if value is None or isinstance(value, Tensor) else value.mean for value in values]
+    return evaluate_node(node, points, batch)
 
 
 def share_of(innovation: Tensor | None, variance: Tensor) -> float:

@@ -16,7 +16,7 @@ from assay.moments.config import MomentsConfig
 from assay.moments.methods import Request
 from assay.moments.methods.monte_carlo import draw_outputs
 from assay.moments.noise import as_covariance
-from assay.moments.propagate import propagate
+from assay.moments.propagation import propagate
 from assay.moments.result import LayerNoise, Moments
 from assay.subject import Subject
 
@@ -128,7 +128,7 @@ def _followed(subject: Subject, config: MomentsConfig, clean: Tensor) -> Tensor:
 
 
 def planned_draws(subject: Subject, config: MomentsConfig, inputs: int) -> int:
-    """Draws per input and level: as asked, else what a fixed budget of activations affords, 100 to 2,000."""
+    """Draws per input and level: as asked, else what a fixed budget of activations affords, 100 to 1,000."""
     if config.check is not None:
         return config.check
     try:
@@ -136,7 +136,7 @@ def planned_draws(subject: Subject, config: MomentsConfig, inputs: int) -> int:
     except CaptureError:
         activations = 100 * subject.example[0].numel()
     affordable = int(_CHECK_BUDGET / (activations * inputs * len(config.sigmas)))
-    return max(100, min(2000, affordable // 100 * 100))
+    return max(100, min(1000, affordable // 100 * 100))
 
 
 def _level(
@@ -264,7 +264,7 @@ def _warnings(subject: Subject, levels: list[Level]) -> tuple[str, ...]:
             f"Noise is Gaussian and not clipped to the data's range {bounds[0]:g} to {bounds[1]:g}; real noise often is."
         )
     if levels[0].method in ("linearize",) and not levels[0].layers:
-        notes.append(f"No per-layer numbers: {levels[0].reason}.")
+        notes.append(f"No per-layer numbers, since {levels[0].reason}.")
     approximated = [row.place for row in levels[0].layers if row.grade in (Grade.LINEARISED, Grade.SAMPLED)]
     if approximated:
         notes.append(f"From {approximated[0]} on, numbers rest on operators without a rule, which were approximated.")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from assay.covariance import LowRankPlusDiagonal, diagonal
+from assay.covariance.functions import safe_sqrt
 from assay.graph import Node
-from assay.interpret import Step
-from assay.moments.domain import Fallback, Trust, broadcast_variance, operands_of, share_of, smooth
+from assay.interpret import Step, Tied
+from assay.moments.domain import Fallback, Trust, broadcast_variance, frozen_value, operands_of, share_of, smooth
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +56,22 @@ class FactorDomain:
         elements = bundle.elements
         names = tuple(element.name for element in elements)
         factor = smoothed.linear.apply(*(element.covariance.factor for element in elements))
-        rest = smoothed.linear.squared(*(element.covariance.rest for element in elements))
+        tied = Tied(smoothed.linear, names) if len(set(names)) < len(names) else smoothed.linear
+        rest = tied.squared(*(element.covariance.rest for element in elements))
         if smoothed.innovation is not None:
             rest = rest + smoothed.innovation
         rest = rest.expand(smoothed.mean.shape)
         if self.record:
             innovation = None if smoothed.innovation is None else broadcast_variance(smoothed.innovation, smoothed.mean)
             self.steps.append(Step(node.name, names, smoothed.linear, innovation))
-        self.trust.record(node, names, grade)
+        self.trust.record(node, names, grade, all_pairs=False)
         element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest))
         self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
         return element
+
+    def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
+        """Value at the means."""
+        return frozen_value(node, operands, batch, self.trust)
 
     def release(self, name: str) -> None:
         """Nothing to do: an element holds all it needs."""
@@ -77,14 +83,15 @@ class FactorDomain:
         return (first.covariance.factor * second.covariance.factor).sum(0)
 
     def draw(self, elements: Sequence[FactorElement], count: int) -> list[Tensor]:
-        """Joint draws: shared sources, own rests."""
+        """Joint draws: shared sources, own rests; the same random numbers for every sample, so a batch equals single inputs."""
         shared: Tensor | None = None
-        draws = []
+        draws: dict[str, Tensor] = {}
         for element in elements:
             covariance = element.covariance
+            if element.name in draws:
+                continue
             if shared is None:
-                shape = (count, covariance.rank, covariance.rest.shape[0])
-                shared = torch.randn(shape, generator=self._generator, dtype=covariance.rest.dtype)
-            own = torch.randn((count, *covariance.shape), generator=self._generator, dtype=covariance.rest.dtype)
-            draws.append(torch.einsum("krb,rb...->kb...", shared, covariance.factor) + own * covariance.rest.sqrt())
-        return draws
+                shared = torch.randn((count, covariance.rank), generator=self._generator, dtype=covariance.rest.dtype)
+            own = torch.randn((count, 1, *covariance.shape[1:]), generator=self._generator, dtype=covariance.rest.dtype)
+            draws[element.name] = torch.einsum("kr,rb...->kb...", shared, covariance.factor) + own * safe_sqrt(covariance.rest)
+        return [draws[element.name] for element in elements]

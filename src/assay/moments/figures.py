@@ -166,7 +166,7 @@ def _maps(evidence: Evidence, drawn: list[Figure], arrays: dict[str, np.ndarray]
 def _shown(pictures: torch.Tensor, evidence: Evidence) -> torch.Tensor:
     low, high = evidence.subject.preprocessing.bounds or (float(pictures.min()), float(pictures.max()))
     scaled = ((pictures - low) / max(high - low, 1e-12)).clamp(0, 1).float()
-    return scaled.permute(0, 2, 3, 1) if scaled.shape[1] == 3 else scaled.mean(1)
+    return (scaled if scaled.shape[1] == 3 else scaled.mean(1, keepdim=True).expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
 
 
 def _thin(values: torch.Tensor, most: int = 400) -> list[float]:

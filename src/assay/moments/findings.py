@@ -22,7 +22,7 @@ def _flip(evidence: Evidence) -> Finding:
     limit = evidence.config.flip_above
     sentence = (
         f"Gaussian noise of {level.share:g} of the value range flips {mean:.1%} of decisions on average over {len(evidence.rows)} "
-        f"inputs ({level.grade.value}"
+        f"inputs ({level.grade.label}"
         + (f"; sampling says {float(level.sampled_flip.mean()):.1%}" if level.sampled_flip is not None else "")
         + ")."
     )
@@ -62,7 +62,7 @@ def _output_noise(evidence: Evidence) -> Finding:
     level = evidence.levels[-1]
     noise = float(level.variance.clamp(min=0).sqrt().mean())
     spread = float(evidence.clean.std()) if evidence.clean.numel() > 1 else 0.0
-    sentence = f"Noise of {level.share:g} of the range gives outputs a deviation of {noise:.3g} ({level.grade.value})"
+    sentence = f"Noise of {level.share:g} of the range gives outputs a deviation of {noise:.3g} ({level.grade.label})"
     if spread > 0:
         sentence += f", {noise / spread:.1%} of the spread of the outputs over the data"
     if spread == 0 or noise <= 0.25 * spread:
@@ -108,7 +108,7 @@ def _growth(evidence: Evidence) -> Finding | None:
     factor, place = max(steps, key=lambda step: step[0])
     sentence = (
         f"Noise per signal goes from {rows[0].relative:.2g} at the first layer to {rows[-1].relative:.2g} at the output; it grows most, "
-        f"{factor:.2g}-fold, at {place.place} ({place.grade.value})."
+        f"{factor:.2g}-fold, at {place.place} ({place.grade.label})."
     )
     return Finding("moments.noise_growth", Status.PASS, sentence, place.place)
 
@@ -119,7 +119,7 @@ def _approximated(evidence: Evidence) -> Finding:
         return Finding(
             "moments.coverage",
             Status.WARN,
-            f"The model was not captured as a graph; moments are {level.grade.value}: {level.reason}.",
+            f"The model was not captured as a graph; moments are {level.grade.label}: {level.reason}.",
             next_step="Run `assay doctor` on the model for the reason and the source line.",
         )
     doubtful = [row for row in level.layers if row.grade in (Grade.LINEARISED, Grade.SAMPLED)]
@@ -129,7 +129,7 @@ def _approximated(evidence: Evidence) -> Finding:
         "moments.coverage",
         Status.WARN,
         f"{len(doubtful)} of {len(level.layers)} layers rest on an operator without a rule, first {doubtful[0].place}; their numbers are "
-        f"{doubtful[0].grade.value}.",
+        f"{doubtful[0].grade.label}.",
         doubtful[0].place,
         "Check the agreement with sampling above; --strict refuses such models.",
     )

@@ -6,16 +6,23 @@ from typing import Any
 
 import torch
 
-from assay.graph import Node
+from assay.graph import Graph, Node
 from assay.moments.domain import Trust
 from assay.moments.result import LayerNoise
 
 
 class LayerRecorder:
-    """Observer of a forward walk."""
+    """Observer of a forward walk.
 
-    def __init__(self, trust: Trust) -> None:
+    Args:
+        trust: of the domain that walks.
+        graph: as captured: only its nodes get a row.
+    """
+
+    def __init__(self, trust: Trust, graph: Graph) -> None:
         self.trust = trust
+        self.graph = graph
+        self._layers = {node.name for node in graph.layers}
         self._rows: list[tuple[Node, float, float]] = []
 
     def __call__(self, node: Node, element: Any) -> None:
@@ -28,9 +35,10 @@ class LayerRecorder:
             self._rows.append((node, float(noise), relative))
 
     def layers(self) -> tuple[LayerNoise, ...]:
-        """Rows in order; intermediate nodes of a lowered max pool are left out."""
+        """Rows in order; the nodes that a lowered max pool consists of are left out, but for the last."""
+        names = {node.name for node in self.graph}
         return tuple(
-            LayerNoise(node.name, node.place, variance, relative, self.trust.innovation_share[node.name], self.trust.grades[node.name])
+            LayerNoise(node.name, self.graph[node.name].place, variance, relative, self.trust.innovation_share[node.name], self.trust.grades[node.name])
             for node, variance, relative in self._rows
-            if node.name in self.trust.grades and node.op not in ("window", "identity") and "_max" not in node.name
+            if node.name in self.trust.grades and node.name in names and node.op != "identity"
         )

@@ -30,6 +30,8 @@ def as_covariance(noise: Noise, mean: Tensor) -> Covariance:
     if isinstance(noise, Diagonal):
         return Diagonal(_checked(_fit(noise.variance, mean)))
     if isinstance(noise, LowRankPlusDiagonal):
+        if noise.factor.dim() != mean.dim() + 1 or noise.factor.shape[1] not in (1, mean.shape[0]) or noise.factor.shape[2:] != mean.shape[1:]:
+            raise _misfit(noise.factor, mean, "Give columns of shape (r, B, ...) or (r, 1, ...).")
         factor = _finite(noise.factor.to(mean).expand(noise.factor.shape[0], *mean.shape))
         return LowRankPlusDiagonal(factor, _checked(_fit(noise.rest, mean)))
     if isinstance(noise, Dense):
@@ -61,21 +63,27 @@ def _from_tensor(noise: Tensor, mean: Tensor) -> Covariance:
 
 
 def _fit(variance: Tensor, mean: Tensor) -> Tensor:
+    advice = "Give one number, one variance per element, or an (n, n) matrix with n elements per sample."
+    if variance.dim() not in (mean.dim() - 1, mean.dim()):  # one row of variances must not pass for one per column of a picture
+        raise _misfit(variance, mean, advice)
     try:
         return variance.to(mean).expand(mean.shape)
     except RuntimeError as error:
-        raise UsageError(
-            f"Noise of shape {tuple(variance.shape)} does not fit inputs of shape {tuple(mean.shape)}.",
-            where="cov",
-            advice="Give one number, one variance per element, or an (n, n) matrix with n elements per sample.",
-        ) from error
+        raise _misfit(variance, mean, advice) from error
+
+
+def _misfit(noise: Tensor, mean: Tensor, advice: str) -> UsageError:
+    return UsageError(
+        f"Noise of shape {tuple(noise.shape)} does not fit inputs of shape {tuple(mean.shape)}.", where="cov", advice=advice
+    )
 
 
 def _dense(matrix: Tensor, mean: Tensor) -> Dense:
     size = math.prod(mean.shape[1:])
-    if tuple(matrix.shape[-2:]) != (size, size) or matrix.dim() not in (2, 3):
+    fits = tuple(matrix.shape[-2:]) == (size, size) and (matrix.dim() == 2 or matrix.dim() == 3 and len(matrix) in (1, len(mean)))
+    if not fits:
         raise UsageError(
-            f"A covariance matrix of shape {tuple(matrix.shape)} does not fit samples of {size} elements.",
+            f"A covariance matrix of shape {tuple(matrix.shape)} does not fit {len(mean)} samples of {size} elements.",
             where="cov",
             advice=f"Give a ({size}, {size}) matrix.",
         )

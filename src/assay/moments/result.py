@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from assay.covariance.functions import safe_sqrt
 from assay.grade import Grade
 
 
@@ -64,4 +65,4 @@ class Moments:
     @property
     def std(self) -> Tensor:
         """(B, K)."""
-        return self.variance.clamp(min=0).sqrt()
+        return safe_sqrt(self.variance)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from assay.covariance import LinearMap
+from assay.covariance.functions import safe_sqrt
 from assay.graph import Node, Operator
 
 
@@ -113,9 +113,3 @@ class Smoothed:
     linear: LinearMap
     innovation: Tensor | None = None
     kernel: Kernel | None = None
-
-
-def safe_sqrt(variance: Tensor) -> Tensor:
-    """Square root of a variance with zero gradient at zero; tiny negative rounding counts as zero."""
-    positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), torch.zeros_like(variance))

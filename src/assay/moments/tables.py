@@ -195,7 +195,7 @@ def layer_table(evidence: Evidence) -> Table:
             "noise_per_signal": row.relative,
             "noise_sd": math.sqrt(max(row.variance, 0.0)),
             "new_noise": row.innovation_share,
-            "grade": row.grade.value,
+            "grade": row.grade.label,
         }
         for row in level.layers
     ]

@@ -14,9 +14,12 @@ from assay.sensitivity.evidence import Evidence, collect, percentiles
 from assay.sensitivity.figures import figures
 from assay.sensitivity.findings import findings
 from assay.sensitivity.inputs import Progress
+from assay.sensitivity.layers import layer_report
 from assay.sensitivity.tables import class_table, input_table, largest_excess, size_table
 from assay.subject import Subject
 
+_LAYER_INPUTS = 16
+"""Inputs over which the table of layers is taken."""
 BAND = "5th to 95th percentile over inputs"
 
 
@@ -34,7 +37,8 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
         progress: called as progress(done, total, text) while working.
 
     Returns:
-        Result ``sensitivity`` with tables ``inputs``, ``sizes`` and, for classifiers, ``classes``.
+        Result ``sensitivity`` with tables ``inputs``, ``sizes``, for classifiers ``classes``, and ``layers`` where the
+        model was captured.
 
     Raises:
         SubjectError: without data, or for a model or data that cannot be used.
@@ -47,6 +51,11 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
     if classes is not None:
         tables["classes"] = classes
     drawn, arrays = figures(evidence, classes)
+    found = findings(evidence)
+    by_layer = layer_report(subject, evidence.inputs[:_LAYER_INPUTS])
+    if by_layer is not None:
+        tables["layers"] = by_layer[0]
+        found = (*found, by_layer[1])
     return Result(
         name="sensitivity",
         title="Sensitivity to small input changes",
@@ -56,7 +65,7 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
         tables=tables,
         arrays=arrays,
         figures=drawn,
-        findings=findings(evidence),
+        findings=found,
         warnings=(*evidence.warnings, *notes),
     )
 

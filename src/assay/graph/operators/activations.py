@@ -52,9 +52,6 @@ def _power(x: Tensor, *, exponent: float) -> Tensor:
     return torch.pow(x, exponent)
 
 
-_BOUNDS = {"low": 0.0, "high": 6.0}
-
-
 def _clamp_form(target: str, low: str | None, high: str | None) -> Aten:
     def convert(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
         bounds = {"low": arguments.get(low) if low else None, "high": arguments.get(high) if high else None}
@@ -91,15 +88,19 @@ OPERATORS = (
         _clamp_form("clamp.default", "min", "max"),
         _clamp_form("clamp_min.default", "min", None),
         _clamp_form("clamp_max.default", None, "max"),
-        Aten("relu6.default", fixed=_BOUNDS),
-        **_BOUNDS,
+        Aten("relu6.default", fixed={"low": 0.0, "high": 6.0}),
+        low=0.0,
+        high=6.0,
     ),
     _row(
         "elu",
         _elu,
         Aten("elu.default", attributes=("alpha", "scale", "input_scale")),
         Aten("selu.default", fixed={"alpha": 1.6732632423543772, "scale": 1.0507009873554805}),
-        Aten("celu.default", convert=lambda a, _: Converted((a["self"],), {"alpha": a["alpha"], "input_scale": 1 / a["alpha"]})),
+        Aten(
+            "celu.default",
+            convert=lambda a, _: Converted((a["self"],), {"alpha": a["alpha"], "input_scale": 1 / a["alpha"]}),
+        ),
         kinks=(0.0,),
     ),
     _row(

@@ -14,13 +14,23 @@ from assay.graph.operators.operator import Aten, Converted, Operator, Sample, ra
 _DATA = (frozenset({0}), frozenset({1}))
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride=1, padding=0, dilation=1, groups=1
+) -> Tensor:
     function = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
     return function(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _convolve_transposed(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    groups=1,
+    dilation=1,
 ) -> Tensor:
     function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[weight.dim() - 3]
     return function(x, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -46,7 +56,12 @@ def _batch_norm_squared(x, weight, bias, mean, variance, *, eps):
 
 
 def _resize(
-    x: Tensor, *, size: Sequence[int], mode: str, align_corners: bool | None = None, scale: Sequence[float] | None = None
+    x: Tensor,
+    *,
+    size: Sequence[int],
+    mode: str,
+    align_corners: bool | None = None,
+    scale: Sequence[float] | None = None,
 ) -> Tensor:
     # a factor that is given, and not the ratio of sizes, places the samples
     if scale is not None:
@@ -55,7 +70,12 @@ def _resize(
 
 
 def _resize_squared(
-    x: Tensor, *, size: Sequence[int], mode: str, align_corners: bool | None = None, scale: Sequence[float] | None = None
+    x: Tensor,
+    *,
+    size: Sequence[int],
+    mode: str,
+    align_corners: bool | None = None,
+    scale: Sequence[float] | None = None,
 ) -> Tensor:
     line = "nearest" if mode == "nearest" else "linear"
     for place, out in enumerate(size):  # coefficients are products of one per axis
@@ -101,7 +121,9 @@ OPERATORS = (
         _convolve,
         lambda g: [
             Sample((randn(g, 2, 3, 6, 6), randn(g, 4, 3, 3, 3), randn(g, 4)), {"padding": (1, 1)}),
-            Sample((randn(g, 2, 4, 7, 7), randn(g, 4, 1, 3, 3), None), {"stride": (2, 2), "groups": 4, "dilation": (2, 2)}),
+            Sample(
+                (randn(g, 2, 4, 7, 7), randn(g, 4, 1, 3, 3), None), {"stride": (2, 2), "groups": 4, "dilation": (2, 2)}
+            ),
             Sample((randn(g, 2, 3, 9), randn(g, 4, 3, 3), randn(g, 4)), {"stride": (2,)}),
             Sample((randn(g, 2, 2, 4, 4, 4), randn(g, 3, 2, 2, 2, 2), randn(g, 3)), {}),
         ],
@@ -116,7 +138,9 @@ OPERATORS = (
         "affine",
         _convolve_transposed,
         lambda g: [
-            Sample((randn(g, 2, 3, 4, 4), randn(g, 3, 4, 3, 3), randn(g, 4)), {"stride": (2, 2), "output_padding": (1, 1)}),
+            Sample(
+                (randn(g, 2, 3, 4, 4), randn(g, 3, 4, 3, 3), randn(g, 4)), {"stride": (2, 2), "output_padding": (1, 1)}
+            ),
             Sample((randn(g, 2, 3, 6), randn(g, 3, 2, 3), None), {"padding": (1,)}),
         ],
         linear_in=_DATA,
@@ -160,7 +184,10 @@ OPERATORS = (
             Sample((randn(g, 2, 3, 4, 4),), {"size": (8, 8), "mode": "nearest"}),
             Sample((randn(g, 2, 3, 4, 4),), {"size": (7, 9), "mode": "bilinear", "align_corners": False}),
             Sample((randn(g, 2, 3, 5),), {"size": (7,), "mode": "linear", "align_corners": True}),
-            Sample((randn(g, 2, 2, 5, 3),), {"size": (7, 4), "mode": "bilinear", "align_corners": False, "scale": (1.5, 1.4)}),
+            Sample(
+                (randn(g, 2, 2, 5, 3),),
+                {"size": (7, 4), "mode": "bilinear", "align_corners": False, "scale": (1.5, 1.4)},
+            ),
         ],
         linear_in=(frozenset({0}),),
         squared=_resize_squared,

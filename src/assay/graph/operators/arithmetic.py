@@ -34,6 +34,14 @@ def _addmm(bias: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
     return product if bias is None else product + bias
 
 
+def _addcmul(x: Tensor, y: Tensor, z: Tensor, *, value: float = 1) -> Tensor:
+    return torch.addcmul(x, y, z, value=value)
+
+
+def _addcmul_squared(x: Tensor, y: Tensor, z: Tensor, *, value: float = 1) -> Tensor:
+    return torch.addcmul(x, y, z, value=value * value)
+
+
 def _scaled_addmm(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
     if arguments.get("beta", 1) != 1 or arguments.get("alpha", 1) != 1:
         raise NotImplementedError("addmm with scaling")
@@ -49,7 +57,9 @@ def _pair(generator: torch.Generator) -> list[Sample]:
 
 def _two(name: str, function, *aten: Aten, linear=(), squared=None, square_fixed=False, samples=_pair) -> Operator:
     forms = aten or (Aten(f"{name}.Tensor", ("self", "other")),)
-    return Operator(name, "arithmetic", function, samples, linear_in=linear, squared=squared, square_fixed=square_fixed, aten=forms)
+    return Operator(
+        name, "arithmetic", function, samples, linear_in=linear, squared=squared, square_fixed=square_fixed, aten=forms
+    )
 
 
 _OTHER = ("self", "other")
@@ -130,6 +140,16 @@ OPERATORS = (
         squared=_addmm,
         square_fixed=True,
         aten=(Aten("addmm.default", convert=_scaled_addmm),),
+    ),
+    Operator(
+        "addcmul",
+        "arithmetic",
+        _addcmul,
+        lambda g: [Sample((randn(g, 2, 3, 4), randn(g, 2, 3, 4), randn(g, 3, 1)), {"value": 0.5})],
+        linear_in=(frozenset({0, 1}), frozenset({0, 2})),
+        squared=_addcmul_squared,
+        square_fixed=True,
+        aten=(Aten("addcmul.default", ("self", "tensor1", "tensor2"), ("value",)),),
     ),
     Operator(
         "where",

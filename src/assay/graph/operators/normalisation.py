@@ -31,7 +31,7 @@ def _rms_norm(x: Tensor, weight: Tensor | None, *, normalized_shape, eps=None) -
     return F.rms_norm(x, tuple(normalized_shape), weight, eps)
 
 
-def _vector_norm(x: Tensor, *, ord=2, dim=None, keepdim=False) -> Tensor:  # noqa: A002
+def _vector_norm(x: Tensor, *, ord=2, dim=None, keepdim=False) -> Tensor:
     return torch.linalg.vector_norm(x, ord, dim, keepdim)
 
 
@@ -51,7 +51,9 @@ def _attention(
     return weights @ (value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if enable_gqa else value)
 
 
-def _attention_squared(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **attributes: Any) -> Tensor:
+def _attention_squared(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **attributes: Any
+) -> Tensor:
     repeated = attributes.get("enable_gqa", False)
     weights = _attention_weights(query, key, mask, attributes.get("is_causal", False), attributes.get("scale"))
     return weights.square() @ (value.repeat_interleave(query.shape[-3] // value.shape[-3], -3) if repeated else value)
@@ -129,7 +131,10 @@ OPERATORS = (
         _attention,
         lambda g: [
             Sample((randn(g, 2, 3, 5, 4), randn(g, 2, 3, 5, 4), randn(g, 2, 3, 5, 4))),
-            Sample((randn(g, 2, 4, 3, 2), randn(g, 2, 2, 3, 2), randn(g, 2, 2, 3, 2)), {"enable_gqa": True, "is_causal": True}),
+            Sample(
+                (randn(g, 2, 4, 3, 2), randn(g, 2, 2, 3, 2), randn(g, 2, 2, 3, 2)),
+                {"enable_gqa": True, "is_causal": True},
+            ),
         ],
         Aten(
             "scaled_dot_product_attention.default",

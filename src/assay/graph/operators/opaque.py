@@ -28,7 +28,9 @@ def fill(template: Any, inputs: tuple[Tensor | None, ...]) -> Any:
     return template
 
 
-def _evaluate(*inputs: Tensor | None, target: str, arguments: tuple[Any, ...], keywords: tuple[Any, ...], index: int | None = None) -> Tensor:
+def _evaluate(
+    *inputs: Tensor | None, target: str, arguments: tuple[Any, ...], keywords: tuple[Any, ...], index: int | None = None
+) -> Tensor:
     named = {name: fill(value, inputs) for name, value in keywords}
     result = overload(target)(*(fill(value, inputs) for value in arguments), **named)
     return result if index is None else result[index]

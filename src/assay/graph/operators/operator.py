@@ -1,4 +1,4 @@
-"""What a canonical operator is: how to evaluate it, what is linear about it, which ATen calls it stands for, sample inputs."""
+"""What a canonical operator is: how to evaluate it, what is linear in it, which ATen calls it stands for, samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Sample(NamedTuple):
     """Inputs (batch first where batched) and attributes one operator can be tried on."""
 
     inputs: tuple[Tensor | None, ...]
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Converted(NamedTuple):
@@ -33,7 +33,8 @@ class Aten:
         inputs: names of the arguments that are tensors (or numbers that become constant tensors).
         attributes: names of the arguments kept as attributes.
         fixed: attributes that this overload implies.
-        convert: for calls that need more than picking arguments: a function from the bound arguments and the output shape.
+        convert: for calls that need more than picking arguments: a function from the bound arguments and the output
+            shape.
     """
 
     target: str
@@ -58,15 +59,18 @@ class Operator:
         name: canonical name.
         family: heading in the coverage table.
         evaluate: `evaluate(*inputs, **attributes) -> Tensor`.
-        linear_in: sets of input positions in which it is jointly affine while the others are held fixed; "all" for every input.
+        linear_in: sets of input positions in which it is jointly affine while the others are held fixed; "all" for
+            every input.
         offsets: inputs that only shift the result; the linear part leaves them out.
         linear_attributes: attributes that the linear part needs instead, such as a padding value of 0.
-        squared: the map with every coefficient squared, which carries variances of independent inputs: called like `evaluate`,
-            with variances in the varying inputs. None: no closed form.
-        square_fixed: the other inputs are coefficients and reach `squared` already squared (weights of a layer, a factor).
+        squared: the map with every coefficient squared, which carries variances of independent inputs: called like
+            `evaluate`, with variances in the varying inputs. None: no closed form.
+        square_fixed: the other inputs are coefficients and reach `squared` already squared (weights of a layer, a
+            factor).
         elementwise: y_i depends on x_i of the first input alone.
-        kinks: where an elementwise function is not smooth (slope or curvature jumps), whatever its attributes, in ascending
-            order; quadrature cuts the line there. Empty for smooth functions, and for `clip`, whose kinks are its bounds.
+        kinks: where an elementwise function is not smooth (slope or curvature jumps), whatever its attributes, in
+            ascending order; quadrature cuts the line there. Empty for smooth functions, and for `clip`, whose kinks are
+            its bounds.
         aten: ATen overloads it stands for.
         samples: inputs to try it on, from a seeded generator.
     """
@@ -86,14 +90,20 @@ class Operator:
 
     def affine_in(self, positions: frozenset[int]) -> bool:
         """True when the operator is jointly affine in the inputs at these positions, the others held fixed."""
-        return self.linear_in == "all" or any(positions <= group for group in self.linear_in if isinstance(group, frozenset))
+        return self.linear_in == "all" or any(
+            positions <= group for group in self.linear_in if isinstance(group, frozenset)
+        )
 
-    def linear_part(self, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]) -> Tensor:
+    def linear_part(
+        self, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]
+    ) -> Tensor:
         """The linear part in the inputs at `varying`: inputs that only shift the result are zeroed or left out."""
         used = self._without_offsets(inputs, varying)
         return self.evaluate(*used, **(attributes | self.linear_attributes))
 
-    def squared_part(self, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]) -> Tensor:
+    def squared_part(
+        self, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]
+    ) -> Tensor:
         """Variances of the result when the varying inputs hold variances of independent elements. Needs `squared`."""
         assert self.squared is not None
         used = self._without_offsets(inputs, varying)

@@ -24,7 +24,14 @@ def _max_pool(x: Tensor, *, kernel_size, stride=(), padding=(0,), dilation=(1,),
 
 
 def _avg_pool(
-    x: Tensor, *, kernel_size, stride=(), padding=(0,), ceil_mode=False, count_include_pad=True, divisor_override=None
+    x: Tensor,
+    *,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = (0,),
+    ceil_mode: Any = False,
+    count_include_pad: Any = True,
+    divisor_override: Any = None,
 ) -> Tensor:
     extra = () if x.dim() == 3 else (divisor_override,)
     function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
@@ -32,13 +39,15 @@ def _avg_pool(
 
 
 def _avg_pool_squared(x: Tensor, **attributes: Any) -> Tensor:
-    # every coefficient of one output is the same number c, so sum c^2 v = c * (sum c v); c from pooling one spike of counts
+    # all coefficients of one output are the same number c, so sum c^2 v = c * (sum c v), and c = sum c / sum 1
     kernel = attributes["kernel_size"]
     pooled = _avg_pool(x, **attributes)
     ones = torch.ones_like(x[:1, :1])
     total = _avg_pool(ones, **(attributes | {"divisor_override": 1})) if x.dim() > 3 else None
     if total is None:  # avg_pool1d has no divisor: lift it to two dimensions
-        lifted = {key: (1, *value) if isinstance(value, tuple) and value else value for key, value in attributes.items()}
+        lifted = {
+            key: (1, *value) if isinstance(value, tuple) and value else value for key, value in attributes.items()
+        }
         lifted["padding"] = (0, *attributes.get("padding", (0,)))
         total = _avg_pool(ones.unsqueeze(2), **(lifted | {"divisor_override": 1})).squeeze(2)
     share = _avg_pool(ones, **attributes)
@@ -54,7 +63,9 @@ def _adaptive_counts(x: Tensor, output_size: tuple[int, ...]) -> Tensor:
     for size, out in zip(x.shape[2:], output_size, strict=True):
         starts = [math.floor(i * size / out) for i in range(out)]
         ends = [math.ceil((i + 1) * size / out) for i in range(out)]
-        axis = torch.tensor([end - start for start, end in zip(starts, ends, strict=True)], dtype=x.dtype, device=x.device)
+        axis = torch.tensor(
+            [end - start for start, end in zip(starts, ends, strict=True)], dtype=x.dtype, device=x.device
+        )
         counts = counts.unsqueeze(-1) * axis
     return counts
 
@@ -85,7 +96,7 @@ def _amax(x: Tensor, *, dim=(), keepdim=False) -> Tensor:
 
 
 def _window(x: Tensor, *, offset, step, size, padding, fill: float | None) -> Tensor:
-    """Every `step`-th element from `offset` on along the last axes, after padding with `fill` (None: the lowest finite value)."""
+    """Every `step`-th element from `offset` on along the last axes, padded with `fill` (None: a very low number)."""
     if any(padding):
         pads = [pad for pair in reversed(list(zip(padding[::2], padding[1::2], strict=True))) for pad in pair]
         x = F.pad(x, pads, value=-torch.finfo(x.dtype).max / 8 if fill is None else fill)
@@ -112,7 +123,9 @@ OPERATORS = (
             ),
             Sample((randn(g, 2, 3, 8),), {"kernel_size": (2,), "stride": (2,)}),
         ],
-        aten=tuple(Aten(f"max_pool{d}d{form}.default", attributes=_POOL) for d in (1, 2, 3) for form in ("", "_with_indices")),
+        aten=tuple(
+            Aten(f"max_pool{d}d{form}.default", attributes=_POOL) for d in (1, 2, 3) for form in ("", "_with_indices")
+        ),
     ),
     Operator(
         "avg_pool",
@@ -121,6 +134,10 @@ OPERATORS = (
         lambda g: [
             Sample((randn(g, 2, 3, 6, 6),), {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0)}),
             Sample((randn(g, 2, 3, 6, 6),), {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
+            Sample(
+                (randn(g, 1, 2, 6, 6),), {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1), "ceil_mode": True}
+            ),
+            Sample((randn(g, 1, 2, 6),), {"kernel_size": (3,), "stride": (2,), "padding": (1,), "ceil_mode": True}),
             Sample(
                 (randn(g, 2, 3, 7, 7),),
                 {"kernel_size": (3, 3), "stride": (2, 2), "padding": (1, 1), "count_include_pad": False},
@@ -154,7 +171,10 @@ OPERATORS = (
         "mean",
         "pooling",
         _mean,
-        lambda g: [Sample((randn(g, 2, 3, 4, 4),), {"dim": (2, 3)}), Sample((randn(g, 2, 3, 4),), {"dim": (1,), "keepdim": True})],
+        lambda g: [
+            Sample((randn(g, 2, 3, 4, 4),), {"dim": (2, 3)}),
+            Sample((randn(g, 2, 3, 4),), {"dim": (1,), "keepdim": True}),
+        ],
         linear_in=_FIRST,
         squared=_mean_squared,
         aten=(Aten("mean.dim", attributes=("dim", "keepdim")),),

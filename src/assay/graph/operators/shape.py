@@ -24,7 +24,12 @@ def _swapped(source: Any, first: int, second: int, rank: int) -> Converted:
 
 
 def _slice_arguments(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
-    names = {"axis": arguments["dim"] % len(shape), "start": arguments["start"], "end": arguments["end"], "step": arguments["step"]}
+    names = {
+        "axis": arguments["dim"] % len(shape),
+        "start": arguments["start"],
+        "end": arguments["end"],
+        "step": arguments["step"],
+    }
     return Converted((arguments["self"],), names)
 
 
@@ -42,7 +47,10 @@ def _part(x: Tensor, *, axis: int, start: int, length: int) -> Tensor:
 
 def _pad_constant(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
     value = arguments.get("value") or 0.0
-    return Converted((arguments["self"],), {"pads": tuple(arguments["pad"]), "mode": arguments.get("mode", "constant"), "value": value})
+    return Converted(
+        (arguments["self"],),
+        {"pads": tuple(arguments["pad"]), "mode": arguments.get("mode", "constant"), "value": value},
+    )
 
 
 def _pad(x: Tensor, *, pads: tuple[int, ...], mode: str = "constant", value: float = 0.0) -> Tensor:
@@ -53,7 +61,7 @@ def _cat(*tensors: Tensor, axis: int) -> Tensor:
     return torch.cat(tensors, axis)
 
 
-def _move(name: str, function, samples, *aten: Aten, **extra: Any) -> Operator:  # noqa: ANN001
+def _move(name: str, function, samples, *aten: Aten, **extra: Any) -> Operator:
     """Moving elements has coefficients 0 and 1, so variances move the same way."""
     return Operator(name, "shape", function, samples, linear_in=_FIRST, squared=function, aten=aten, **extra)
 
@@ -83,7 +91,10 @@ OPERATORS = (
         "permute",
         lambda x, *, order: x.permute(order),
         lambda g: [Sample((randn(g, 2, 3, 4),), {"order": (0, 2, 1)})],
-        Aten("permute.default", convert=lambda a, s: Converted((a["self"],), {"order": tuple(d % len(s) for d in a["dims"])})),
+        Aten(
+            "permute.default",
+            convert=lambda a, s: Converted((a["self"],), {"order": tuple(d % len(s) for d in a["dims"])}),
+        ),
         Aten("transpose.int", convert=lambda a, s: _swapped(a["self"], a["dim0"], a["dim1"], len(s))),
         Aten("swapaxes.default", convert=lambda a, s: _swapped(a["self"], a["axis0"], a["axis1"], len(s))),
         Aten("swapdims.default", convert=lambda a, s: _swapped(a["self"], a["dim0"], a["dim1"], len(s))),
@@ -101,7 +112,10 @@ OPERATORS = (
         "select",
         _select,
         lambda g: [Sample((randn(g, 2, 6, 4),), {"axis": 1, "index": 2})],
-        Aten("select.int", convert=lambda a, s: Converted((a["self"],), {"axis": a["dim"] % (len(s) + 1), "index": a["index"]})),
+        Aten(
+            "select.int",
+            convert=lambda a, s: Converted((a["self"],), {"axis": a["dim"] % (len(s) + 1), "index": a["index"]}),
+        ),
     ),
     _move(
         "part",
@@ -109,7 +123,9 @@ OPERATORS = (
         lambda g: [Sample((randn(g, 2, 6, 4),), {"axis": 1, "start": 2, "length": 3})],
         Aten(
             "narrow.default",
-            convert=lambda a, s: Converted((a["self"],), {"axis": a["dim"] % len(s), "start": a["start"], "length": a["length"]}),
+            convert=lambda a, s: Converted(
+                (a["self"],), {"axis": a["dim"] % len(s), "start": a["start"], "length": a["length"]}
+            ),
         ),
     ),
     _move(
@@ -146,7 +162,10 @@ OPERATORS = (
         "identity",
         lambda x: x,
         lambda g: [Sample((randn(g, 2, 3),))],
-        *(Aten(f"{name}.default", ("input",)) for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")),
+        *(
+            Aten(f"{name}.default", ("input",))
+            for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+        ),
         *(Aten(f"{name}.default") for name in ("clone", "alias", "detach", "contiguous", "lift_fresh_copy")),
     ),
     Operator(

@@ -29,7 +29,7 @@ def factor(request: Request) -> Moments:
     result, domain, recorder = walk(request, reduced, record=True)
     covariance, _ = adjoint(request, domain.steps, request.seeds(result.mean.shape[1]))
     own = Grade.EXACT if exact else Grade.STATISTICAL
-    grade = combine([own, domain.trust.grades.get(request.graph.output, Grade.EXACT)])
+    grade = combine([own, domain.trust.grade_of(request.graph.output)])
     return Moments(
         request.pick(result.mean),
         covariance,
@@ -46,9 +46,12 @@ def walk(request: Request, covariance: LowRankPlusDiagonal, *, record: bool) -> 
     """Forward pass in the factor domain."""
     graph = request.graph
     domain = FactorDomain(fallback=request.fallback, record=record)
-    recorder = LayerRecorder(domain.trust)
+    recorder = LayerRecorder(domain.trust, request.subject.graph)
     start = FactorElement(graph.input, request.mean, covariance)
     result = forward(graph, domain, {graph.input: start}, batch=request.mean.shape[0], observe=recorder)
+    if isinstance(result, Tensor):  # an output that no noise reaches
+        zero = torch.zeros_like(result)
+        result = FactorElement(graph.output, result, LowRankPlusDiagonal(zero.unsqueeze(0)[:0], zero))
     return result, domain, recorder
 
 

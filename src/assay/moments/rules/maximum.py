@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from assay.covariance.functions import safe_sqrt
 from assay.gaussian import maximum_moments, rectified, rectified_covariance, standardise
 from assay.grade import Grade
 from assay.interpret import Gains
 from assay.moments.rules.piecewise import correlations
 from assay.moments.rules.table import TABLE
-from assay.moments.smoothed import Kernel, Operands, Smoothed, safe_sqrt
+from assay.moments.smoothed import Kernel, Operands, Smoothed
 
 
 @TABLE.rule("maximum", grade=Grade.CLOSED_FORM, applies=lambda varying: varying == {0, 1})

@@ -61,8 +61,7 @@ def propagate(
         >>> propagate(layer, torch.zeros(1, 2), 0.25).variance.tolist()
         [[2.0]]
     """
-    subject = as_subject(model, mean)
-    mean = _checked_mean(subject, mean)
+    subject, mean = checked_input(model, mean)
     covariance = as_covariance(cov, mean)
     wanted = None if outputs is None else _wanted(outputs, mean.shape[0], subject)
     if samples < 2 or rank < 1:
@@ -90,7 +89,7 @@ def _choose(request: Request) -> tuple[str, str]:
     try:
         graph = request.graph
     except CaptureError as error:
-        return "linearize", f"the model cannot be captured ({error.what})"
+        return "linearize", error.what[:1].lower() + error.what[1:].rstrip(".")
     width = max(node.spec.size_per_sample for node in graph.nodes if node.name in graph.dependent)
     item = torch.finfo(request.mean.dtype).bits // 8
     needed = 4 * request.mean.shape[0] * width * width * item
@@ -99,7 +98,19 @@ def _choose(request: Request) -> tuple[str, str]:
     return "factor", f"the widest layer has {width} units: full covariances would take {needed / 1e9:.1f} GB"
 
 
-def _checked_mean(subject: Subject, mean: Tensor) -> Tensor:
+def checked_input(model: nn.Module | Subject, mean: Tensor) -> tuple[Subject, Tensor]:
+    """Subject, and the batch in the type of its parameters.
+
+    Args:
+        model: a module or Subject.
+        mean: (B, ...) inputs.
+
+    Returns:
+        Both.
+
+    Raises:
+        UsageError: when it is no finite floating point batch.
+    """
     if not mean.dtype.is_floating_point or mean.dim() < 2 or mean.shape[0] == 0:
         raise UsageError(
             f"Input means must be a floating point batch (B, ...), got {mean.dtype} of shape {tuple(mean.shape)}.",
@@ -108,14 +119,18 @@ def _checked_mean(subject: Subject, mean: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(mean).all()):
         raise UsageError("Input means hold NaN or infinity.", where="mean", advice="Clean the data.")
-    parameter = next(subject.model.parameters(), None)
-    return mean if parameter is None or not parameter.dtype.is_floating_point else mean.to(parameter.dtype)
+    module = model.model if isinstance(model, Subject) else model
+    kinds = (tensor.dtype for tensor in module.parameters() if tensor.dtype.is_floating_point)
+    mean = mean.to(next(kinds, mean.dtype))
+    return as_subject(model, mean), mean
 
 
 def _wanted(outputs: Tensor, batch: int, subject: Subject) -> Tensor:
-    wanted = torch.as_tensor(outputs, dtype=torch.int64)
+    given = torch.as_tensor(outputs)
+    wanted = given.to(torch.int64)
     wanted = wanted.expand(batch, -1) if wanted.dim() == 1 else wanted
-    if wanted.shape[0] != batch or int(wanted.min()) < 0 or int(wanted.max()) >= subject.output_count:
+    fits = wanted.dim() == 2 and wanted.shape[0] == batch and wanted.numel() > 0 and not given.is_floating_point()
+    if not fits or int(wanted.min()) < 0 or int(wanted.max()) >= subject.output_count:
         raise UsageError(
             f"outputs must be indices below {subject.output_count}, shape (m,) or ({batch}, m).",
             where="outputs",
