@@ -154,11 +154,11 @@ def operators_page() -> str:
         "",
         "Made by `python tools/make_tables.py operators`.",
         "",
-        "A captured graph consists of the canonical operators below; a call of ATen that none of them stands for stays",
-        "whole, as `opaque`. Each domain has rules for operators: the last columns say with which reliability the rule works",
-        "when its inputs are exact. `exact` holds while only inputs vary in which the operator is jointly affine; inputs are",
-        "counted from 1, and sets of them are separated by semicolons. Where a cell is empty, or several inputs vary in",
-        "another way, the domain linearises the operator or samples it, and says so.",
+        "A captured graph consists of the canonical operators below; a call of ATen that none of them stands for",
+        "stays whole, as `opaque`. Each domain has rules for operators: the last columns say how reliable the rule",
+        "is when its inputs are exact. `exact` holds while only inputs vary in which the operator is jointly",
+        "affine; inputs are counted from 1, and sets of them are separated by semicolons. Where a cell is empty,",
+        "or several inputs vary in another way, the domain linearises the operator or samples it, and says so.",
     ]
     family = ""
     for record in coverage(tables):
@@ -189,15 +189,18 @@ def capture_page() -> str:
     import platform
     from importlib.metadata import version
 
+    import torch
+
+    torch.set_num_threads(1)
     columns = ["network", "pixels", "nodes", "layers", "kinds of operator", "opaque", "gap", "seconds"]
     lines = [
         "# Capture",
         "",
         "Made by `python tools/make_tables.py capture`.",
         "",
-        "Networks with random weights, captured by `assay.graph.capture`. Nodes include parameters; layers compute something",
-        "from the input. The gap is the largest difference between graph and network on a fresh batch of three, relative to",
-        "the largest output.",
+        "Networks with random weights, captured by `assay.graph.capture`. Nodes include parameters; layers compute",
+        "something from the input. The gap is the largest difference between graph and network on a fresh batch of",
+        "three, relative to the largest output.",
         f"Times were taken on one thread of {platform.machine()} with PyTorch {version('torch')}.",
     ]
     for library, families in (("torchvision", TORCHVISION), ("timm", TIMM)):

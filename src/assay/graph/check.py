@@ -1,4 +1,4 @@
-"""Proof that a graph is the model: each node against the exported program, the whole against the model on another batch."""
+"""Proof that a graph is the model: node by node against the export, as a whole against the model on another batch."""
 
 from __future__ import annotations
 

@@ -73,14 +73,15 @@ def _export(model: nn.Module, x: Tensor) -> Any:
         raise CaptureError(
             f"The model cannot be captured as a graph: {_reason(error)}",
             where=_user_line(error) or type(model).__name__,
-            advice="Analyses that need no graph still run (Monte Carlo and linearised moments, local condition number). To "
-            "get the rest, make the forward pass free of data-dependent Python control flow and of fixed batch sizes.",
+            advice="Analyses that need no graph still run (Monte Carlo and linearised moments, local condition "
+            "number). To get the rest, make the forward pass free of data-dependent Python control flow and of fixed "
+            "batch sizes.",
         ) from error
 
 
 @contextlib.contextmanager
 def _unnoticed(model: nn.Module, x: Tensor) -> Iterator[None]:
-    """Evaluation mode, no warnings; afterwards all flags, random states and filters are as before, also after an error."""
+    """Evaluation mode, no warnings; afterwards all flags, random states and filters are as before, error or not."""
     flags = [(module, module.training) for module in model.modules()]
     states = random.getstate(), numpy.random.get_state()
     devices = [x.device] if x.device.type == "cuda" else []
@@ -194,6 +195,7 @@ class _Translator:
         return path.removeprefix(self.strip), line
 
     def _parameter(self, fx: Any, signature: Any) -> None:
+        name: str | None
         name = signature.inputs_to_parameters.get(fx.name) or signature.inputs_to_buffers.get(fx.name)
         if name is not None:
             value = self.exported.state_dict.get(name)

@@ -13,8 +13,9 @@ from assay.graph.ir import Graph, Node
 def lower_max_pools(graph: Graph) -> Graph:
     """Every max pool as strided windows and a tournament of pairwise maxima, equal in value.
 
-    Adaptive max pools are rewritten where the window size is constant; other ones stay. The last maximum keeps the
-    pool's name.
+    Returns:
+        The rewritten graph. Adaptive max pools are rewritten where the window size is constant; other ones stay. The
+        last maximum keeps the pool's name.
     """
     nodes: list[Node] = []
     for node in graph:
@@ -32,6 +33,9 @@ def pool_before_activation(graph: Graph) -> Graph:
 
     The pool then sees pre-activations, which are closer to Gaussian than what a ReLU leaves, and the activation fewer
     units.
+
+    Returns:
+        The rewritten graph; the same object where nothing can be swapped.
     """
     readers: dict[str, int] = {}
     for node in graph:
@@ -43,7 +47,7 @@ def pool_before_activation(graph: Graph) -> Graph:
     after = {}  # pool -> its activation, which now comes last
     for pool in graph:
         source = by_name.get(pool.inputs[0] or "") if pool.op in _POOLS else None
-        if source is None or source.op not in _INCREASING or readers[source.name] != 1 or source.name == graph.output:
+        if source is None or not _increasing(source) or readers[source.name] != 1 or source.name == graph.output:
             continue
         by_name[pool.name] = replace(pool, inputs=source.inputs)
         by_name[source.name] = replace(source, inputs=(pool.name, *source.inputs[1:]), spec=pool.spec)
@@ -60,6 +64,12 @@ def pool_before_activation(graph: Graph) -> Graph:
         for name in order
     )
     return graph.replace_nodes(nodes, after.get(graph.output, graph.output))
+
+
+def _increasing(node: Node) -> bool:
+    """Whether a node never decreases: with a negative factor, ELU turns around."""
+    factors = (node.attributes.get(name, 1.0) for name in ("alpha", "scale", "input_scale"))
+    return node.op in _INCREASING and all(factor >= 0 for factor in factors)
 
 
 def _windows(graph: Graph, node: Node) -> list[dict[str, tuple[int, ...]]] | None:

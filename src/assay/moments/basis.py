@@ -66,7 +66,12 @@ def _sketched(
     batch, size = shape[0], math.prod(shape[1:])
     count = 0 if guided is None else min(guided.shape[-1], rank // 2)
     random = torch.randn((1, size, rank - count), generator=generator, dtype=like.dtype).expand(batch, -1, -1)
-    stacked = random if guided is None else torch.cat([_normalised(guided[..., :count]), random], -1)
+    stacked = random
+    if guided is not None:
+        # where guides depend on each other (probabilities add up to 1), a trace of a random direction decides, not rounding
+        trace = torch.randn((1, size, count), generator=generator, dtype=like.dtype) / size**0.5
+        steady = _normalised(guided[..., :count]) + torch.finfo(like.dtype).eps ** (1 / 3) * trace
+        stacked = torch.cat([steady, random], -1)
     orthogonal, _ = torch.linalg.qr(stacked)
     inflation = ((size - count) / (rank - count)) ** 0.5
     return torch.cat([orthogonal[..., :count], orthogonal[..., count:] * inflation], -1)

@@ -1,5 +1,8 @@
 """The scalable domain: every activation as mean + low-rank factor + independent rest (specification 5.2).
 
+Innovations are not kept as an independent rest, which would forget how later layers correlate them and starve the variances of deep
+networks: they enter a few columns of their own with random signs, which keeps every later variance unbiased.
+
 Memory per live tensor: r + 2 copies of the activation. Time: r + 1 passes of the linear layers plus one with squared weights.
 """
 
@@ -15,9 +18,11 @@ from torch import Tensor
 
 from assay.covariance import LowRankPlusDiagonal, diagonal
 from assay.covariance.functions import safe_sqrt
+from assay.grade import Grade
 from assay.graph import Node
 from assay.interpret import Step, Tied
 from assay.moments.domain import Fallback, Trust, broadcast_variance, frozen_value, operands_of, share_of, smooth
+from assay.moments.smoothed import safe_sqrt
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,8 @@ class FactorElement:
     name: str
     mean: Tensor
     covariance: LowRankPlusDiagonal
+    sketched: bool = False
+    """Whether its variance holds innovations carried by random signs: an estimate."""
 
     @cached_property
     def variance(self) -> Tensor:
@@ -40,10 +47,12 @@ class FactorDomain:
     Args:
         fallback: what to do without a rule.
         record: keep the steps for the reverse walk.
+        innovation_columns: how many of the factor's last columns carry innovations; with 0 they become independent rest.
     """
 
-    def __init__(self, *, fallback: Fallback = "linearise", record: bool = True) -> None:
+    def __init__(self, *, fallback: Fallback = "linearise", record: bool = True, innovation_columns: int = 0) -> None:
         self.fallback: Fallback = fallback
+        self.innovation_columns = innovation_columns
         self.record = record
         self.steps: list[Step] = []
         self.trust = Trust()
@@ -58,16 +67,29 @@ class FactorDomain:
         factor = smoothed.linear.apply(*(element.covariance.factor for element in elements))
         tied = Tied(smoothed.linear, names) if len(set(names)) < len(names) else smoothed.linear
         rest = tied.squared(*(element.covariance.rest for element in elements))
-        if smoothed.innovation is not None:
-            rest = rest + smoothed.innovation
+        innovation = None if smoothed.innovation is None else broadcast_variance(smoothed.innovation, smoothed.mean)
+        sketched = any(element.sketched for element in elements)
+        if innovation is not None:
+            grade = Grade.STATISTICAL if sketched and grade != Grade.LINEARISED else grade
+            if self.innovation_columns:
+                factor, sketched = self._carry(factor, innovation), True
+            else:
+                rest = rest + innovation
         rest = rest.expand(smoothed.mean.shape)
         if self.record:
-            innovation = None if smoothed.innovation is None else broadcast_variance(smoothed.innovation, smoothed.mean)
             self.steps.append(Step(node.name, names, smoothed.linear, innovation))
         self.trust.record(node, names, grade, all_pairs=False)
-        element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest))
+        element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest), sketched)
         self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
         return element
+
+    def _carry(self, factor: Tensor, innovation: Tensor) -> Tensor:
+        """Add the innovation to the last columns with random signs, the same for every sample and every run."""
+        count = self.innovation_columns
+        generator = torch.Generator().manual_seed(len(self.trust.grades))
+        signs = 2 * torch.randint(0, 2, (count, 1, *innovation.shape[1:]), generator=generator, dtype=torch.int8) - 1
+        added = safe_sqrt(innovation / count) * signs.to(innovation)
+        return torch.cat([factor[:-count], factor[-count:] + added])
 
     def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
         """Value at the means."""

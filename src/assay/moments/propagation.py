@@ -81,7 +81,8 @@ def propagate(
             where=subject.name,
             advice="Check the scale of the noise; try method='mc' or a float64 model.",
         )
-    return result
+    symmetric = 0.5 * (result.covariance + result.covariance.mT)
+    return replace(result, covariance=symmetric)
 
 
 def _choose(request: Request) -> tuple[str, str]:

@@ -22,7 +22,7 @@ _GUIDED = 16
 def factor(request: Request) -> Moments:
     """Neuron variances from r columns; output covariance G S G^T + sum over layers of G_l e_l G_l^T with the full input covariance.
 
-    Cost: r + 1 forward passes and as many reverse passes as wanted outputs. Memory: (r + 2) copies of the live activations and one
+    Cost: r + 9 forward passes and as many reverse passes as wanted outputs. Memory: (r + 10) copies of the live activations and one
     gain per non-linear unit. Nothing grows with the square of a layer's width.
     """
     reduced, exact = low_rank(request.covariance, request.rank, lambda: _guides(request), seed=request.seed)
@@ -42,10 +42,17 @@ def factor(request: Request) -> Moments:
     )
 
 
+INNOVATION_COLUMNS = 8
+"""Columns for the noise that non-linearities make; more changed nothing measurable on MobileNetV2 and EfficientNet-Lite0."""
+
+
 def walk(request: Request, covariance: LowRankPlusDiagonal, *, record: bool) -> tuple[FactorElement, FactorDomain, LayerRecorder]:
     """Forward pass in the factor domain."""
     graph = request.graph
-    domain = FactorDomain(fallback=request.fallback, record=record)
+    domain = FactorDomain(fallback=request.fallback, record=record, innovation_columns=INNOVATION_COLUMNS if record else 0)
+    if domain.innovation_columns:
+        room = covariance.factor.new_zeros((INNOVATION_COLUMNS, *covariance.shape))
+        covariance = LowRankPlusDiagonal(torch.cat([covariance.factor, room]), covariance.rest)
     recorder = LayerRecorder(domain.trust, request.subject.graph)
     start = FactorElement(graph.input, request.mean, covariance)
     result = forward(graph, domain, {graph.input: start}, batch=request.mean.shape[0], observe=recorder)

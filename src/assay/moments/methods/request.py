@@ -14,6 +14,15 @@ from assay.moments.domain import Fallback
 from assay.subject import Subject
 
 
+def _read(graph: Graph) -> Graph:
+    """Without nodes that the output does not depend on, such as the indices that a max pool also gives."""
+    wanted = {graph.output}
+    for node in reversed(graph.nodes):
+        if node.name in wanted:
+            wanted.update(name for name in node.inputs if name is not None)
+    return graph.replace_nodes(tuple(node for node in graph if node.name in wanted or node.op in ("input", "parameter")))
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """Arguments of one propagation.
@@ -43,7 +52,7 @@ class Request:
     @cached_property
     def graph(self) -> Graph:
         """The captured graph with max pools moved before activations and lowered to pairwise maxima."""
-        return lower_max_pools(pool_before_activation(self.subject.graph))
+        return lower_max_pools(pool_before_activation(_read(self.subject.graph)))
 
     def seeds(self, count: int) -> Tensor:
         """Cotangents (m, B, K) that select the wanted outputs."""
