@@ -58,7 +58,8 @@ def audit(
 ) -> Audit:
     """Run analyses over a subject.
 
-    An analysis that cannot run on this subject is left out with its reason; the others go on. Results are saved as they finish.
+    An analysis that cannot run on this subject is left out with its reason; the others go on. Results are saved as
+    they finish.
 
     Args:
         subject: model and data.
@@ -112,7 +113,9 @@ def audit(
     return run
 
 
-def plan(subject: Subject, config: AuditConfig | None = None, only: Sequence[str] | None = None) -> list[tuple[str, str]]:
+def plan(
+    subject: Subject, config: AuditConfig | None = None, only: Sequence[str] | None = None
+) -> list[tuple[str, str]]:
     """What each analysis will do and cost, in plain words, before anything runs."""
     config = config or AuditConfig()
     return [(name, ANALYSES[name].plan(subject, getattr(config, name))) for name in _chosen(only)]
@@ -121,7 +124,9 @@ def plan(subject: Subject, config: AuditConfig | None = None, only: Sequence[str
 def _chosen(only: Sequence[str] | None) -> list[str]:
     unknown = [name for name in only or () if name not in ANALYSES]
     if unknown:
-        raise UsageError(f"There is no analysis {unknown[0]!r}.", where="--only", advice=f"Choose from: {', '.join(ANALYSES)}.")
+        raise UsageError(
+            f"There is no analysis {unknown[0]!r}.", where="--only", advice=f"Choose from: {', '.join(ANALYSES)}."
+        )
     return [name for name in ANALYSES if only is None or name in only]
 
 

@@ -1,4 +1,4 @@
-"""The configuration of an audit: one section per analysis. TOML file, Python arguments and command-line flags are all made of it."""
+"""The configuration of an audit: one section per analysis, from which TOML file and command-line flags are made."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ class AuditConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    moments: Annotated[MomentsConfig, Field(description="Gaussian noise in, mean and covariance out.")] = MomentsConfig()
-    sensitivity: Annotated[SensitivityConfig, Field(description="Condition number of the network.")] = SensitivityConfig()
+    moments: Annotated[MomentsConfig, Field(description="Gaussian noise in, mean and covariance out.")] = (
+        MomentsConfig()
+    )
+    sensitivity: Annotated[SensitivityConfig, Field(description="Condition number of the network.")] = (
+        SensitivityConfig()
+    )
 
 
 def read_config(path: str | Path) -> AuditConfig:
@@ -26,6 +30,9 @@ def read_config(path: str | Path) -> AuditConfig:
 
     Args:
         path: the file.
+
+    Returns:
+        The validated configuration.
 
     Raises:
         UsageError: for a missing file, bad TOML, an unknown key or a value out of range, naming it.
@@ -36,14 +43,21 @@ def read_config(path: str | Path) -> AuditConfig:
     try:
         content = tomlkit.parse(Path(path).read_text(encoding="utf-8")).unwrap()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The configuration cannot be read: {error}", where=str(path), advice="Check the path.") from error
+        raise UsageError(
+            f"The configuration cannot be read: {error}", where=str(path), advice="Check the path."
+        ) from error
     except TOMLKitError as error:
-        raise UsageError(f"The configuration is not valid TOML: {error}", where=str(path), advice="Mend that line.") from error
+        raise UsageError(
+            f"The configuration is not valid TOML: {error}", where=str(path), advice="Mend that line."
+        ) from error
     return validated(content, str(path))
 
 
 def validated(content: dict[str, object], where: str) -> AuditConfig:
     """Configuration from plain values.
+
+    Returns:
+        The validated configuration.
 
     Raises:
         UsageError: naming the first key that is wrong.
@@ -53,7 +67,9 @@ def validated(content: dict[str, object], where: str) -> AuditConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{key}: {first['msg']}", where=where, advice="See `assay audit --help` for keys and ranges.") from error
+        raise UsageError(
+            f"{key}: {first['msg']}", where=where, advice="See `assay audit --help` for keys and ranges."
+        ) from error
 
 
 def to_toml(config: AuditConfig) -> str:

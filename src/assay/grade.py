@@ -57,8 +57,15 @@ def combine(grades: Iterable[Grade]) -> Grade:
 
     A bound mixed with an approximation is no longer a bound.
 
-    >>> combine([Grade.EXACT, Grade.CLOSED_FORM]).value
-    'closed_form'
+    Args:
+        grades: of the numbers it is computed from.
+
+    Returns:
+        The loosest; exact when there is none.
+
+    Example:
+        >>> combine([Grade.EXACT, Grade.CLOSED_FORM]).value
+        'closed_form'
     """
     present = set(grades)
     return max(present, key=_LOOSENESS.index, default=Grade.EXACT)

@@ -40,7 +40,8 @@ class Probe:
         """
         with torch.no_grad():
             try:
-                return jvp(self.function, (x,), (direction,))
+                outputs, product = jvp(self.function, (x,), (direction,))[:2]
+                return outputs, product
             except (NotImplementedError, RuntimeError) as error:
                 if "forward AD" not in str(error) and "forward-mode" not in str(error):
                     raise
@@ -48,7 +49,7 @@ class Probe:
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Outputs (B, K) and a function from cotangents (B, K) to J(x)^T u of x's shape; may be called repeatedly."""
-        outputs, pullback = vjp(self.function, x)
+        outputs, pullback = vjp(self.function, x)[:2]
         return outputs.detach(), lambda u: pullback(u)[0].detach()
 
 

@@ -48,7 +48,13 @@ def perceptron(seed: int, *widths: int, activation: type[nn.Module] = nn.ReLU, b
 
 def picture_net(seed: int = 0, *, pool: bool = True) -> nn.Sequential:
     torch.manual_seed(seed)
-    body = [nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []), nn.Flatten()]
+    body = [
+        nn.Conv2d(2, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        *([nn.MaxPool2d(2)] if pool else []),
+        nn.Flatten(),
+    ]
     body.append(nn.Linear(12 if pool else 48, 3))
     model = nn.Sequential(*body).double()
     for module in model.modules():
@@ -61,7 +67,11 @@ def picture_net(seed: int = 0, *, pool: bool = True) -> nn.Sequential:
 @given(seeds, st.floats(1e-6, 1e6), methods)
 def test_scale(seed: int, factor: float, method: str) -> None:
     """Without biases a ReLU network is homogeneous, and so are its moments."""
-    model, mean, noise = perceptron(seed, 4, 6, 6, 3, bias=False), numbers(2, 4, seed=seed), numbers(4, 5, seed=seed + 1)
+    model, mean, noise = (
+        perceptron(seed, 4, 6, 6, 3, bias=False),
+        numbers(2, 4, seed=seed),
+        numbers(4, 5, seed=seed + 1),
+    )
     noise = noise @ noise.T
     one = propagate(model, mean, noise, method=method)
     scaled = propagate(model, factor * mean, factor**2 * noise, method=method)
@@ -76,7 +86,9 @@ def test_permuting_units_changes_nothing(seed, activation, method, random) -> No
     permuted = perceptron(seed, 4, 7, 6, 3, activation=activation)
     order = list(range(7))
     random.shuffle(order)
-    permuted[0].weight, permuted[0].bias = (nn.Parameter(t[order], requires_grad=False) for t in (model[0].weight, model[0].bias))
+    permuted[0].weight, permuted[0].bias = (
+        nn.Parameter(t[order], requires_grad=False) for t in (model[0].weight, model[0].bias)
+    )
     permuted[2].weight = nn.Parameter(model[2].weight[:, order], requires_grad=False)
     same(propagate(permuted, mean, 0.3, method=method), propagate(model, mean, 0.3, method=method), 1e-10)
 
@@ -122,7 +134,9 @@ def test_a_batch_is_a_loop(method: str, rank: int) -> None:
 @pytest.mark.parametrize("method", WALKING)
 def test_a_batch_is_a_loop_when_operators_are_sampled(method: str) -> None:
     x = numbers(3, 4)
-    model = Subject.from_model(nn.Sequential(perceptron(0, 4, 6, 5), nn.Softmax(-1), nn.Linear(5, 2).double()), example=x)
+    model = Subject.from_model(
+        nn.Sequential(perceptron(0, 4, 6, 5), nn.Softmax(-1), nn.Linear(5, 2).double()), example=x
+    )
     together = propagate(model, x, 0.4, method=method, fallback="sample")
     for row in range(3):
         alone = propagate(model, x[row : row + 1], 0.4, method=method, fallback="sample")
@@ -134,7 +148,11 @@ def test_a_batch_is_a_loop_when_operators_are_sampled(method: str) -> None:
 @given(seeds, activations)
 def test_factor_of_full_rank_is_gain(seed: int, activation: type[nn.Module]) -> None:
     """Up to two hidden layers: after that the factor form drops covariances that the first layers' innovations bring."""
-    model, mean, noise = perceptron(seed, 4, 6, 5, 3, activation=activation), numbers(2, 4, seed=seed), numbers(4, 6, seed=seed + 1)
+    model, mean, noise = (
+        perceptron(seed, 4, 6, 5, 3, activation=activation),
+        numbers(2, 4, seed=seed),
+        numbers(4, 6, seed=seed + 1),
+    )
     noise = noise @ noise.T
     same(propagate(model, mean, noise, method="factor", rank=4), propagate(model, mean, noise, method="gain"), 1e-9)
 
@@ -155,7 +173,9 @@ def test_covariances_are_positive_semidefinite(method: str, dtype: torch.dtype) 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()).to(dtype)
     root = numbers(200, 5).to(dtype)
-    result = propagate(model, numbers(1, 200, seed=1).to(dtype), Dense((root @ root.T).unsqueeze(0), (200,)), method=method)
+    result = propagate(
+        model, numbers(1, 200, seed=1).to(dtype), Dense((root @ root.T).unsqueeze(0), (200,)), method=method
+    )
     values = torch.linalg.eigvalsh(result.covariance[0].double())
     assert values.max() > 1
     assert values.min() >= -(1e-12 if dtype == torch.float64 else 1e-6) * values.max()
@@ -207,7 +227,11 @@ def test_no_noise_through_pools_and_at_kinks(method: str) -> None:
 @FEW
 @given(seeds, methods)
 def test_affine_networks_are_exact(seed: int, method: str) -> None:
-    model, mean, noise = perceptron(seed, 4, 6, 5, 3, activation=nn.Identity), numbers(2, 4, seed=seed), numbers(4, 4, seed=seed + 1)
+    model, mean, noise = (
+        perceptron(seed, 4, 6, 5, 3, activation=nn.Identity),
+        numbers(2, 4, seed=seed),
+        numbers(4, 4, seed=seed + 1),
+    )
     noise, matrix = noise @ noise.T, model[4].weight @ model[2].weight @ model[0].weight
     result = propagate(model, mean, noise, method=method)
     assert result.grade is Grade.EXACT
@@ -219,7 +243,9 @@ def test_affine_networks_are_exact(seed: int, method: str) -> None:
 def test_a_convolution_is_its_dense_matrix(method: str) -> None:
     model, x = picture_net(pool=False), numbers(2, 2, 4, 4)
     conv, norm = model[0], model[1]
-    matrix = torch.autograd.functional.jacobian(lambda v: norm(conv(v.reshape(1, 2, 4, 4))).flatten(), torch.zeros(32).double())
+    matrix = torch.autograd.functional.jacobian(
+        lambda v: norm(conv(v.reshape(1, 2, 4, 4))).flatten(), torch.zeros(32).double()
+    )
     dense = nn.Linear(32, 48).double()
     with torch.no_grad():
         dense.weight.copy_(matrix)
@@ -237,7 +263,11 @@ def test_batch_norm_is_a_folded_convolution(method: str) -> None:
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         folded.weight.copy_(conv.weight * scale.reshape(-1, 1, 1, 1))
         folded.bias.copy_((conv.bias - norm.running_mean) * scale + norm.bias)
-    same(propagate(nn.Sequential(folded, *model[2:]), x, 0.3, method=method), propagate(model, x, 0.3, method=method), 1e-10)
+    same(
+        propagate(nn.Sequential(folded, *model[2:]), x, 0.3, method=method),
+        propagate(model, x, 0.3, method=method),
+        1e-10,
+    )
 
 
 class Residual(nn.Module):
@@ -281,7 +311,9 @@ class Skip(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["exact", "gain", "factor"])
-@pytest.mark.parametrize("function", [lambda x: x * x, lambda x: x + x, lambda x: torch.cat([x, x * x - x], 1)], ids=["square", "sum", "cat"])
+@pytest.mark.parametrize(
+    "function", [lambda x: x * x, lambda x: x + x, lambda x: torch.cat([x, x * x - x], 1)], ids=["square", "sum", "cat"]
+)
 def test_a_tensor_read_twice(function, method: str) -> None:
     """Against what is known of squares: E x^2 = m^2 + s^2, Var = 4 m^2 s^2 + 2 s^4. Also with independent rests."""
 

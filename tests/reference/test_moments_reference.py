@@ -154,7 +154,9 @@ def test_far_better_than_linearising(scale: float) -> None:
     model, mean, noise = network(0, DEEP)
     true_mean, true_variance = (tensor(values) for values in TRUTH[scale])
     errors = {
-        method: ((propagate(model, mean, scale * noise, method=method).mean[0] - true_mean).abs() / true_variance.sqrt()).mean()
+        method: (
+            (propagate(model, mean, scale * noise, method=method).mean[0] - true_mean).abs() / true_variance.sqrt()
+        ).mean()
         for method in ("exact", "linearize")
     }
     assert errors["exact"] < 0.1 * errors["linearize"]

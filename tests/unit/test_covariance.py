@@ -167,7 +167,9 @@ class TestAgainstTheDenseTruth:
         left = numbers(2, *case.covariance.shape)
         whole = project(case.covariance, left, left)
         for row in range(case.truth.shape[0]):
-            close(project(one(case.covariance, row), left[:, row : row + 1], left[:, row : row + 1]), whole[row : row + 1])
+            close(
+                project(one(case.covariance, row), left[:, row : row + 1], left[:, row : row + 1]), whole[row : row + 1]
+            )
 
     def test_memory(self, case: Case) -> None:
         covariance, numel = case.covariance, torch.Size(case.covariance.shape).numel()
@@ -207,9 +209,12 @@ def test_a_matrix_map_has_the_transpose_it_claims(batched: bool) -> None:
     assert pulled.shape == (6, 4, 5)
     close((cotangents.unsqueeze(1) * image).sum((2, 3)), (pulled.unsqueeze(1) * columns).sum((2, 3)))
     variances = numbers(4, 5).square()
-    close(linear.squared(variances), torch.einsum("...mn,bn->bm", matrix.square(), variances) if not batched else (
-        torch.einsum("bmn,bn->bm", matrix.square(), variances)
-    ))
+    close(
+        linear.squared(variances),
+        torch.einsum("...mn,bn->bm", matrix.square(), variances)
+        if not batched
+        else (torch.einsum("bmn,bn->bm", matrix.square(), variances)),
+    )
 
 
 def test_compression_is_the_best_of_its_rank() -> None:

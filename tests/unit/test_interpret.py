@@ -193,7 +193,13 @@ class TestBackward:
     def test_visits_see_totals_in_reverse_order(self, branchy: tuple[Branchy, Graph, Tensor]) -> None:
         _, graph, x = branchy
         domain, values = Numbers(), {}
-        forward(graph, domain, start(graph, x), batch=3, observe=lambda node, element: values.update({node.name: element.value}))
+        forward(
+            graph,
+            domain,
+            start(graph, x),
+            batch=3,
+            observe=lambda node, element: values.update({node.name: element.value}),
+        )
         visited: dict[str, Tensor] = {}
         seeds = numbers(1, 3, 12, seed=2)
         backward(domain.steps, graph.output, seeds, lambda step, cotangents: visited.update({step.node: cotangents}))
@@ -207,7 +213,10 @@ class TestBackward:
         close(visited[tanh][0], torch.autograd.functional.vjp(rest, values[tanh], seeds[0])[1])
 
     def test_dead_ends_are_passed_by(self) -> None:
-        steps = [Step("used", ("x",), Gains(torch.full((1, 1), 3.0))), Step("unused", ("used",), Gains(torch.ones(1, 1)))]
+        steps = [
+            Step("used", ("x",), Gains(torch.full((1, 1), 3.0))),
+            Step("unused", ("used",), Gains(torch.ones(1, 1))),
+        ]
         visited = []
         reached = backward(steps, "used", torch.ones(1, 1, 1), lambda step, _: visited.append(step.node))
         assert visited == ["used"]
@@ -262,7 +271,10 @@ class TestLinearMaps:
         x, variance = numbers(2, 3), numbers(2, 3, seed=1).square()
         close(Tied(Gains(x, x), ("h", "h")).squared(variance, variance), 4 * x.square() * variance)
         three = OperatorMap(OPERATORS["cat"], [x, x, x], frozenset({0, 1, 2}), {"axis": 1})
-        close(Tied(three, ("h", "g", "h")).squared(variance, 2 * variance, variance), torch.cat([variance, 2 * variance, variance], 1))
+        close(
+            Tied(three, ("h", "g", "h")).squared(variance, 2 * variance, variance),
+            torch.cat([variance, 2 * variance, variance], 1),
+        )
         minus = OperatorMap(OPERATORS["sub"], [x, x], frozenset({0, 1}), {})
         close(Tied(minus, ("h", "h")).squared(variance, variance), torch.zeros_like(x))
 
@@ -288,7 +300,9 @@ class TestFallback:
         close(replaced.linear.apply(torch.ones(1, 2, 3, dtype=torch.float64))[0], 2 * mean)
 
     def test_an_affine_function_leaves_nothing(self) -> None:
-        replaced = fallback.sampled(lambda x, y: 2 * x - y, [numbers(2, 3)] * 2, [numbers(50, 2, 3), numbers(50, 2, 3, seed=1)])
+        replaced = fallback.sampled(
+            lambda x, y: 2 * x - y, [numbers(2, 3)] * 2, [numbers(50, 2, 3), numbers(50, 2, 3, seed=1)]
+        )
         assert replaced.innovation is not None
         # the mean of the draws is not exactly zero, and shifts the estimate by its square
         assert (replaced.innovation < 5 * 36 / 50).all()

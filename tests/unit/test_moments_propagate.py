@@ -98,7 +98,12 @@ class TestNoise:
         close(covariance.rest, rest.expand(3, 2, 2))
 
     def test_the_type_of_the_input_wins(self) -> None:
-        for noise in (torch.ones(2, 2), torch.ones(2, 2, dtype=torch.int64), torch.eye(4), Diagonal(torch.ones(1, 2, 2))):
+        for noise in (
+            torch.ones(2, 2),
+            torch.ones(2, 2, dtype=torch.int64),
+            torch.eye(4),
+            Diagonal(torch.ones(1, 2, 2)),
+        ):
             covariance = as_covariance(noise, self.mean)
             assert all(t.dtype == torch.float64 for t in vars(covariance).values() if isinstance(t, Tensor))
 
@@ -168,7 +173,9 @@ class TestArguments:
             propagate(small(), numbers(2, 4), 0.1, **arguments)
         assert caught.value.where == where
 
-    @pytest.mark.parametrize("mean", [numbers(4), numbers(0, 4), torch.ones(2, 4, dtype=torch.int64), numbers(2, 4) * math.nan])
+    @pytest.mark.parametrize(
+        "mean", [numbers(4), numbers(0, 4), torch.ones(2, 4, dtype=torch.int64), numbers(2, 4) * math.nan]
+    )
     def test_means_are_checked(self, mean: Tensor) -> None:
         with pytest.raises(UsageError) as caught:
             propagate(small(), mean, 0.1)
@@ -219,7 +226,9 @@ class TestChoice:
 
 class TestGrades:
     def test_of_one_block(self) -> None:
-        grades = {m: propagate(small(), numbers(2, 4), 0.1, method=m, rank=4).grade for m in (*WALKING, "linearize", "mc")}
+        grades = {
+            m: propagate(small(), numbers(2, 4), 0.1, method=m, rank=4).grade for m in (*WALKING, "linearize", "mc")
+        }
         assert grades == {
             "exact": Grade.EXACT,
             "gain": Grade.CLOSED_FORM,
@@ -262,11 +271,19 @@ class TestGrades:
 
     def test_rows_per_layer(self) -> None:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(8, 2))
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)
+        )
         for method in WALKING:
             rows = propagate(model, torch.randn(2, 1, 4, 4), 0.1, method=method).layers
             # the pool goes before the activation; of the maxima it consists of, only the last has a row
-            assert [row.place for row in rows] == ["0 (conv)", "2 (adaptive_max_pool)", "1 (relu)", "3 (reshape)", "4 (linear)"]
+            assert [row.place for row in rows] == [
+                "0 (conv)",
+                "2 (adaptive_max_pool)",
+                "1 (relu)",
+                "3 (reshape)",
+                "4 (linear)",
+            ]
             assert all(row.variance > 0 and row.relative > 0 for row in rows)
             assert [row.innovation_share > 0 for row in rows].count(True) == 2
 
@@ -281,12 +298,24 @@ SPECIFIED = {  # mean and variance at N(0.7, 1.3^2) and N(-1, 2^2), by mpmath
         0.694561249597665616,
     ),
     "silu": (F.silu, 0.740288689732775423, 0.948321406083824032, 0.209719385989358652, 0.678715149110557323),
-    "sigmoid": (torch.sigmoid, 0.629215406010367707, 0.0558844998403935642, 0.352273561474131315, 0.0876786624945902486),
+    "sigmoid": (
+        torch.sigmoid,
+        0.629215406010367707,
+        0.0558844998403935642,
+        0.352273561474131315,
+        0.0876786624945902486,
+    ),
     "tanh": (torch.tanh, 0.345265283325572712, 0.420276612647892102, -0.352344437701493052, 0.547523610858851562),
     "softplus": (F.softplus, 1.26968066797145942, 0.715324979117645145, 0.642495369528833764, 0.663629741392596995),
     "relu6": (F.relu6, 0.942038383893722827, 0.963144074994059767, 0.395476152965769214, 0.680640327036374712),
     "hardtanh": (F.hardtanh, 0.375851370140044126, 0.519074592807562320, -0.368746380372507241, 0.633635969630615289),
-    "leaky_relu": (F.leaky_relu, 0.939624521444646180, 0.967801780839438364, 0.381637183654585939, 0.693326244449521236),
+    "leaky_relu": (
+        F.leaky_relu,
+        0.939624521444646180,
+        0.967801780839438364,
+        0.381637183654585939,
+        0.693326244449521236,
+    ),
     "elu": (F.elu, 0.801605739911788298, 1.29498232281555379, -0.114268545252058094, 1.24760986718926907),
     "selu": (F.selu, 0.742901461447166091, 1.75975123142347569, -0.480737372151330496, 1.99934134930076057),
     "abs": (torch.abs, 1.18408994231241653, 0.777931008514578104, 1.79118622960522412, 1.79165189087262135),
@@ -321,14 +350,19 @@ FIRST_ORDER = {
     "tanh": (torch.tanh, 0.1818788429268723),
     "elu": (F.elu, 0.3656929409456987),
 }
-PAIR_MEAN, PAIR_NOISE = torch.tensor([[0.7, -0.4]], dtype=torch.float64), torch.tensor([[1.69, 0.624], [0.624, 0.64]]).double()
+PAIR_MEAN, PAIR_NOISE = (
+    torch.tensor([[0.7, -0.4]], dtype=torch.float64),
+    torch.tensor([[1.69, 0.624], [0.624, 0.64]]).double(),
+)
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_of_activations(name: str) -> None:
     function, expected = PAIRS[name]
     result = propagate(Function(function), PAIR_MEAN, PAIR_NOISE, method="exact")
-    assert float(result.covariance[0, 0, 1]) == pytest.approx(expected, abs=2e-7)  # the noise matrix is rounded to float32
+    assert float(result.covariance[0, 0, 1]) == pytest.approx(
+        expected, abs=2e-7
+    )  # the noise matrix is rounded to float32
 
 
 @pytest.mark.parametrize("name", FIRST_ORDER)
@@ -341,7 +375,10 @@ def test_a_pair_to_first_order(name: str) -> None:
 
 class TestMaximum:
     def test_a_window_of_two_is_clark(self) -> None:
-        mean, noise = torch.tensor([[[1.0, 0.5]]], dtype=torch.float64), torch.tensor([[1.0, 0.6], [0.6, 4.0]], dtype=torch.float64)
+        mean, noise = (
+            torch.tensor([[[1.0, 0.5]]], dtype=torch.float64),
+            torch.tensor([[1.0, 0.6], [0.6, 4.0]], dtype=torch.float64),
+        )
         pool = nn.Sequential(nn.MaxPool1d(2), nn.Flatten())
         for method in ("exact", "gain", "factor"):
             result = propagate(pool, mean, noise, method=method)
@@ -360,7 +397,9 @@ class TestMaximum:
         assert abs(float(product.mean() - result.covariance[0, 0, 1])) < 5 * float(product.std()) / 2000
 
     def test_four_equal_windows_go_by_tournament(self) -> None:
-        result = propagate(nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.zeros(1, 1, 2, 2).double(), 1.0, method="exact")
+        result = propagate(
+            nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.zeros(1, 1, 2, 2).double(), 1.0, method="exact"
+        )
         assert float(result.mean) == pytest.approx(1.03001004525103194, abs=1e-12)
         assert float(result.variance) == pytest.approx(0.464701411274756428, abs=1e-12)
 
@@ -368,7 +407,9 @@ class TestMaximum:
     def test_ties_of_fully_dependent_elements(self, method: str) -> None:
         """All four elements are one variable: so is their maximum."""
         noise = LowRankPlusDiagonal(torch.ones(1, 1, 1, 2, 2).double(), torch.zeros(1, 1, 2, 2).double())
-        result = propagate(nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.full((1, 1, 2, 2), 0.3).double(), noise, method=method)
+        result = propagate(
+            nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.full((1, 1, 2, 2), 0.3).double(), noise, method=method
+        )
         close(result.mean, torch.full((1, 1), 0.3).double(), 1e-7)
         close(result.variance, torch.ones(1, 1).double(), 1e-7)
 
@@ -387,7 +428,11 @@ class TestMaximum:
         from assay.moments.dense import DenseDomain
 
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).double().requires_grad_(False)
+        model = (
+            nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+            .double()
+            .requires_grad_(False)
+        )
         x = numbers(2, 1, 4, 4)
         truth = propagate(model, x, 0.5, method="mc", samples=100_000)
         swapped = propagate(model, x, 0.5, method="exact")
@@ -451,7 +496,9 @@ class Product(nn.Module):
         return self.head(self.one(x) * torch.sigmoid(self.two(x)))
 
 
-NETWORKS: dict[str, tuple[Any, tuple[int, ...], float, float]] = {  # network, input, error of the mean, error of the variance
+NETWORKS: dict[
+    str, tuple[Any, tuple[int, ...], float, float]
+] = {  # network, input, error of the mean, error of the variance
     "conv1d": (
         lambda: nn.Sequential(nn.Conv1d(2, 6, 3, stride=2), nn.ReLU(), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(12, 3)),
         (2, 9),
@@ -460,7 +507,11 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...], float, float]] = {  # network, i
     ),
     "conv_transpose": (
         lambda: nn.Sequential(
-            nn.ConvTranspose2d(2, 4, 3, stride=2, output_padding=1), nn.SiLU(), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(24, 3)
+            nn.ConvTranspose2d(2, 4, 3, stride=2, output_padding=1),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d((3, 2)),
+            nn.Flatten(),
+            nn.Linear(24, 3),
         ),
         (2, 3, 3),
         0.02,
@@ -468,20 +519,28 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...], float, float]] = {  # network, i
     ),
     "upsampled": (
         lambda: nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+            nn.Conv2d(2, 4, 3, groups=2),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(64, 3),
         ),
         (2, 3, 3),
         0.02,
         0.06,
     ),
     "adaptive max": (
-        lambda: nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(20, 3)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(20, 3)
+        ),
         (2, 4, 4),
         0.02,
         0.08,
     ),
     "activations": (
-        lambda: nn.Sequential(nn.Linear(4, 12), nn.PReLU(12), nn.Linear(12, 12), nn.ELU(), nn.Linear(12, 12), nn.ReLU6(), nn.Linear(12, 3)),
+        lambda: nn.Sequential(
+            nn.Linear(4, 12), nn.PReLU(12), nn.Linear(12, 12), nn.ELU(), nn.Linear(12, 12), nn.ReLU6(), nn.Linear(12, 3)
+        ),
         (4,),
         0.03,
         0.06,
@@ -516,7 +575,9 @@ def test_the_trained_digits_network(inputs: int, draws: int) -> None:
     assert subject.data is not None
     x = subject.data.inputs[torch.linspace(0, len(subject.data) - 1, inputs).round().long()]
     noise = as_covariance(0.01, x)
-    outputs = [draw_outputs(Request(subject, x, noise, None, 1, draws, row, "error"), row).double() for row in range(inputs)]
+    outputs = [
+        draw_outputs(Request(subject, x, noise, None, 1, draws, row, "error"), row).double() for row in range(inputs)
+    ]
     mean, variance = torch.stack([o.mean(0) for o in outputs]), torch.stack([o.var(0) for o in outputs])
     floor = (2 / math.pi / draws) ** 0.5
     limits = {"exact": (0.005, 0.97), "gain": (0.005, 0.97), "factor": (0.01, 0.95)}
@@ -534,7 +595,8 @@ class TestGradients:
     @pytest.mark.parametrize("method", ["exact", "gain", "factor"])
     def test_with_respect_to_mean_and_noise(self, method: str) -> None:
         model = Subject.from_model(
-            nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.LeakyReLU(0.1), nn.Linear(3, 2)).double(), example=numbers(1, 3)
+            nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.LeakyReLU(0.1), nn.Linear(3, 2)).double(),
+            example=numbers(1, 3),
         )
 
         def moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -546,7 +608,9 @@ class TestGradients:
 
     def test_through_pools_products_and_smooth_functions(self) -> None:
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 4), nn.GELU()).double()
+        net = nn.Sequential(
+            nn.Conv1d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 4), nn.GELU()
+        ).double()
         model = Subject.from_model(Function(lambda x: net(x) * torch.sigmoid(net(x))), example=numbers(1, 1, 4))
 
         def moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -572,7 +636,9 @@ class TestGradients:
     @pytest.mark.parametrize("method", ["exact", "gain", "factor"])
     @pytest.mark.parametrize("tail", [nn.Identity(), nn.Softmax(-1)], ids=["relu", "softmax"])
     def test_no_noise_gives_no_nan(self, method: str, tail: nn.Module) -> None:
-        model = nn.Sequential(nn.Conv1d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 3), tail).double()
+        model = nn.Sequential(
+            nn.Conv1d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(4, 3), tail
+        ).double()
         for noise in (torch.zeros(1, 1, 4), torch.tensor([[[0.0, 1.0, 0.0, 0.5]]])):
             mean, variance = torch.zeros(1, 1, 4).double().requires_grad_(True), noise.double().requires_grad_(True)
             result = propagate(model, mean, variance, method=method)
@@ -618,7 +684,13 @@ def test_the_factor_method_never_holds_a_matrix() -> None:
     """Widths of 2304 and 1536 units: nothing larger than rank + 2 copies of a layer, where a matrix would be 5 million numbers."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(1152, 5)
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(1152, 5),
     )
     x = torch.randn(1, 1, 12, 12)
     subject = Subject.from_model(model, example=x)
@@ -649,5 +721,7 @@ def test_covariances_of_activations_are_those_of_the_kernel() -> None:
     result = propagate(Function(torch.relu), mean, noise, method="exact")
     std = noise.diagonal().sqrt()
     rho = noise / (std.unsqueeze(0) * std.unsqueeze(1))
-    kernel = relu_covariance(mean[0].unsqueeze(1), std.unsqueeze(1), mean[0].unsqueeze(0), std.unsqueeze(0), rho.clamp(-1, 1))
+    kernel = relu_covariance(
+        mean[0].unsqueeze(1), std.unsqueeze(1), mean[0].unsqueeze(0), std.unsqueeze(0), rho.clamp(-1, 1)
+    )
     close(result.covariance[0], kernel, 1e-12)

@@ -22,7 +22,18 @@ from assay.moments.rules.table import affine, quadrature
 from assay.moments.smoothed import Operands, Smoothed
 
 COVERED = [name for name in OPERATORS if TABLE.lookup(name) is not None]
-WITHOUT = {"layer_norm", "group_norm", "rms_norm", "vector_norm", "softmax", "log_softmax", "log", "power", "amax", "opaque"}
+WITHOUT = {
+    "layer_norm",
+    "group_norm",
+    "rms_norm",
+    "vector_norm",
+    "softmax",
+    "log_softmax",
+    "log",
+    "power",
+    "amax",
+    "opaque",
+}
 
 
 def test_which_operators_have_a_rule() -> None:
@@ -75,7 +86,9 @@ class Bent:
         return method if change is None else lambda *arguments: change(method(*arguments))
 
 
-def wrong(rule: Callable[[Operands], Smoothed], change: Callable[[Smoothed], Smoothed]) -> Callable[[Operands], Smoothed]:
+def wrong(
+    rule: Callable[[Operands], Smoothed], change: Callable[[Smoothed], Smoothed]
+) -> Callable[[Operands], Smoothed]:
     return lambda operands: change(rule(operands))
 
 
@@ -128,7 +141,12 @@ WRONG = [
     ("mul", product, bent(transpose=lambda pulled: pulled[::-1]), "transpose does not belong"),
     ("linear", affine, shifted(0.05), "zero variance does not give"),
     ("linear", affine, bent(squared=times(1.01)), "squared coefficients"),
-    ("linear", affine, lambda s: replace(s, innovation=torch.full_like(s.mean, 0.01)), "an exact rule has an innovation"),
+    (
+        "linear",
+        affine,
+        lambda s: replace(s, innovation=torch.full_like(s.mean, 0.01)),
+        "an exact rule has an innovation",
+    ),
     ("conv", affine, bent(transpose=times(1.01)), "transpose does not belong"),
     ("batch_norm", affine, scaled_map(1.01), "do not give the operator's values"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import singledispatch
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -23,14 +24,22 @@ def flat_rows(columns: Tensor) -> Tensor:
     return columns.reshape(*columns.shape[:2], math.prod(columns.shape[2:])).permute(1, 2, 0)
 
 
+def _unknown(covariance: object) -> NoReturn:
+    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+
+
 @singledispatch
 def diagonal(covariance: Covariance) -> Tensor:
-    """Variances (B, *shape).
+    """Variances of all elements.
 
-    >>> diagonal(Dense(torch.tensor([[[2.0, 1.0], [1.0, 3.0]]]), (2,))).tolist()
-    [[2.0, 3.0]]
+    Returns:
+        (B, *shape).
+
+    Example:
+        >>> diagonal(Dense(torch.tensor([[[2.0, 1.0], [1.0, 3.0]]]), (2,))).tolist()
+        [[2.0, 3.0]]
     """
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 @diagonal.register
@@ -52,10 +61,13 @@ def _(covariance: Dense) -> Tensor:
 def through_linear(covariance: Covariance, linear: LinearMap) -> Covariance:
     """Covariance of the image A x: A S A^T in the same form.
 
-    For `Diagonal` and the rest of `LowRankPlusDiagonal` only the variances of the image are kept: correlations that A creates
-    between independent elements are dropped.
+    For `Diagonal` and the rest of `LowRankPlusDiagonal` only the variances of the image are kept: correlations that
+    A creates between independent elements are dropped.
+
+    Returns:
+        A covariance of the same type.
     """
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 @through_linear.register
@@ -79,7 +91,7 @@ def _(covariance: Dense, linear: LinearMap) -> Covariance:
 @singledispatch
 def scale(covariance: Covariance, gain: Tensor) -> Covariance:
     """Covariance of gain * x, elementwise gain broadcastable to (B, *shape)."""
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 @scale.register
@@ -101,7 +113,7 @@ def _(covariance: Dense, gain: Tensor) -> Covariance:
 @singledispatch
 def add(covariance: Covariance, variance: Tensor) -> Covariance:
     """Covariance of x plus independent elements of this variance (B, *shape)."""
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 @add.register
@@ -123,7 +135,7 @@ def _(covariance: Dense, variance: Tensor) -> Covariance:
 @singledispatch
 def to_dense(covariance: Covariance) -> Dense:
     """The same covariance as a full matrix; memory B n^2."""
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 @to_dense.register
@@ -146,7 +158,7 @@ def _(covariance: Dense) -> Dense:
 
 @singledispatch
 def project(covariance: Covariance, left: Tensor, right: Tensor) -> Tensor:
-    """left S right^T per sample, without forming S where it has structure.
+    """Left S right^T per sample, without forming S where it has structure.
 
     Args:
         covariance: over (B, *shape).
@@ -156,7 +168,7 @@ def project(covariance: Covariance, left: Tensor, right: Tensor) -> Tensor:
     Returns:
         (B, k, m).
     """
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 @project.register
@@ -167,7 +179,9 @@ def _(covariance: Diagonal, left: Tensor, right: Tensor) -> Tensor:
 @project.register
 def _(covariance: LowRankPlusDiagonal, left: Tensor, right: Tensor) -> Tensor:
     rows = flat_rows(covariance.factor)
-    return (flat_rows(left).mT @ rows) @ (rows.mT @ flat_rows(right)) + flat_rows(left * covariance.rest).mT @ flat_rows(right)
+    return (flat_rows(left).mT @ rows) @ (rows.mT @ flat_rows(right)) + flat_rows(
+        left * covariance.rest
+    ).mT @ flat_rows(right)
 
 
 @project.register
@@ -176,14 +190,14 @@ def _(covariance: Dense, left: Tensor, right: Tensor) -> Tensor:
 
 
 def between(first: LowRankPlusDiagonal, second: LowRankPlusDiagonal) -> Tensor:
-    """Elementwise covariance (B, ...) of two tensors that share the sources of their factors; the rests count as independent."""
+    """Elementwise covariance (B, ...) of two tensors whose factors share their sources; the rests are independent."""
     return (first.factor * second.factor).sum(0)
 
 
 @singledispatch
 def sample(covariance: Covariance, count: int, generator: torch.Generator) -> Tensor:
     """Zero-mean Gaussian draws (count, B, *shape)."""
-    raise TypeError(f"not a covariance: {type(covariance).__name__}")
+    return _unknown(covariance)
 
 
 def _normal(count: int, like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -212,7 +226,9 @@ def _(covariance: Dense, count: int, generator: torch.Generator) -> Tensor:
 def safe_sqrt(variance: Tensor) -> Tensor:
     """Square root of a variance with zero gradient at zero; tiny negative rounding counts as zero."""
     positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), torch.zeros_like(variance))
+    return torch.where(
+        positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), torch.zeros_like(variance)
+    )
 
 
 def square_root(matrix: Tensor) -> Tensor:
@@ -227,6 +243,9 @@ def compress(covariance: Covariance, rank: int) -> LowRankPlusDiagonal:
     Args:
         covariance: any form; `Dense` costs an eigendecomposition, O(B n^3).
         rank: number of columns to keep.
+
+    Returns:
+        The low-rank part and the rest.
     """
     if isinstance(covariance, Diagonal):
         empty = covariance.variance.new_zeros((0, *covariance.shape))

@@ -16,7 +16,6 @@ from torch import Tensor
 from assay.gaussian.arguments import Number, as_tensors, broadcast, require_deviation
 from assay.gaussian.normal import FAR, density, distribution, mills_ratio
 
-
 _SWITCH, _LEVELS = 3.0, 60
 """From where the continued fraction takes over, and its length: 1.6e-16 relative error there."""
 
@@ -36,6 +35,9 @@ def _lower_tail(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Phi, g and v at -t for t >= 0; each is relatively accurate down to underflow.
 
     Single precision is computed in double and rounded once: there the differences below lose digits nobody sees.
+
+    Returns:
+        Phi(-t), g(-t), v(-t).
     """
     if t.dtype != torch.float64:
         return tuple(value.to(t.dtype) for value in _tail_by_differences(t.double()))  # type: ignore[return-value]

@@ -1,6 +1,7 @@
-"""Interpretation of one graph in different domains: a forward walk with liveness, a reverse walk, rule tables, fallbacks.
+"""Interpretation of one graph in different domains: forward and reverse walks, rule tables, fallbacks.
 
-A domain says what travels along the edges (numbers, Gaussians, bounds, kinks) and keeps one table of rules keyed by canonical operator.
+A domain says what travels along the edges (numbers, Gaussians, bounds, kinks) and keeps one table of rules keyed by
+canonical operator.
 """
 
 from assay.grade import Grade, combine

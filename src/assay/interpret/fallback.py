@@ -37,9 +37,14 @@ def sampled(function: Callable[..., Tensor], means: Sequence[Tensor], draws: Seq
         function: of tensors (B, ...).
         means: (B, ...) per input.
         draws: zero-mean fluctuations (n, B, ...) per input, drawn jointly.
+
+    Returns:
+        The random affine map.
     """
     linear = JacobianMap(function, means)
-    values = torch.stack([function(*(m + d[i] for m, d in zip(means, draws, strict=True))) for i in range(draws[0].shape[0])])
+    values = torch.stack(
+        [function(*(m + d[i] for m, d in zip(means, draws, strict=True))) for i in range(draws[0].shape[0])]
+    )
     mean = values.mean(0)
     left = values - mean - linear.apply(*draws)
     return Approximated(mean, linear, left.square().mean(0))

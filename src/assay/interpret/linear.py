@@ -25,7 +25,9 @@ class OperatorMap:
         attributes: attributes with sizes resolved.
     """
 
-    def __init__(self, operator: Operator, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]) -> None:
+    def __init__(
+        self, operator: Operator, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]
+    ) -> None:
         self.operator = operator
         self.inputs = tuple(inputs)
         self.varying = tuple(sorted(varying))
@@ -56,7 +58,7 @@ class OperatorMap:
     def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
         """(k, B, ...) -> one (k, B, ...) per varying input."""
         zeros = [torch.zeros_like(self.inputs[i]) for i in self.varying]  # type: ignore[arg-type]
-        _, pullback = vjp(self._linear, *zeros)
+        pullback = vjp(self._linear, *zeros)[1]
         return vmap(pullback)(cotangents)
 
 
@@ -78,7 +80,10 @@ class Gains:
     def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
         """(k, B, ...) -> one (k, B, ...) per input, summed over axes that were broadcast."""
         count = cotangents.shape[0]
-        return tuple((gain * cotangents).sum_to_size((count, *shape)) for gain, shape in zip(self.gains, self.shapes, strict=True))
+        return tuple(
+            (gain * cotangents).sum_to_size((count, *shape))
+            for gain, shape in zip(self.gains, self.shapes, strict=True)
+        )
 
 
 class JacobianMap:
@@ -100,12 +105,14 @@ class JacobianMap:
 
     def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
         """Vector-Jacobian products of a stack."""
-        _, pullback = vjp(self.function, *self.point)
+        pullback = vjp(self.function, *self.point)[1]
         return vmap(pullback)(cotangents)
 
 
 class Tied:
-    """A map that reads one tensor at several places, such as x * x: its variances do not add up as those of independent tensors.
+    """A map that reads one tensor at several places, such as x * x.
+
+    Its variances do not add up as those of independent tensors.
 
     Args:
         linear: map of several inputs.
@@ -122,9 +129,13 @@ class Tied:
 
 
 def probe_variances(linear: Any, variances: Sequence[Tensor], names: Sequence[str] = ()) -> Tensor:
-    """Variance of A sqrt(v) s for random signs s, averaged over a fixed set of sign vectors; relative error about sqrt(2 / probes).
+    """Variance of A sqrt(v) s for random signs s, averaged over a fixed set of sign vectors.
 
+    The relative error is about sqrt(2 / probes).
     The signs are the same for every sample, so a batch equals single inputs; inputs of one name share them.
+
+    Returns:
+        Estimated variances (B, ...).
     """
     generator = torch.Generator().manual_seed(0)
     stacks: list[Tensor] = []

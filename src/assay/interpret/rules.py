@@ -43,7 +43,8 @@ class RuleTable(Generic[F]):
 
     Args:
         domain: name of the domain.
-        derive: makes a rule for an operator that has none registered, from the operator's own traits (affine, elementwise); or None.
+        derive: makes a rule for an operator that has none registered, from the operator's own traits (affine,
+            elementwise); or None.
         conformance: tries a rule on one sample of its operator and returns what is wrong with it, one sentence each.
         lowered: operators that are rewritten into simpler ones before the walk, with what they become.
     """
@@ -71,6 +72,9 @@ class RuleTable(Generic[F]):
     ) -> Callable[[F], F]:
         """Decorator that registers a function for these operators.
 
+        Returns:
+            A decorator.
+
         Raises:
             ValueError: for an unknown operator, a second rule for one operator, or a frozen table.
         """
@@ -78,7 +82,9 @@ class RuleTable(Generic[F]):
         def register(function: F) -> F:
             for name in operators:
                 if self._frozen or name in self._rules or name not in OPERATORS:
-                    state = "frozen" if self._frozen else "registered twice" if name in self._rules else "not an operator"
+                    state = (
+                        "frozen" if self._frozen else "registered twice" if name in self._rules else "not an operator"
+                    )
                     raise ValueError(f"rule {self.domain}/{name}: {state}")
                 self._rules[name] = Rule(name, function, grade, note, applies)
             return function
@@ -95,6 +101,9 @@ class RuleTable(Generic[F]):
         """The rule for an operator: registered, else derived from its traits, else None.
 
         With `varying`, only a rule that can treat the operator when the inputs at these positions vary.
+
+        Returns:
+            The rule, or None.
         """
         for rule in (self._rules.get(operator), self.derive(OPERATORS[operator])):
             if rule is not None and (varying is None or rule.applies(varying)):
@@ -109,7 +118,7 @@ class Domain(Protocol[Element]):
     """What a forward walk needs of a domain."""
 
     def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> Element:
-        """Element of a node whose operands (elements or plain tensors) are given; `live` names what later nodes still read."""
+        """Element of a node from its operands (elements or tensors); `live` names what later nodes still read."""
         ...
 
     def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
@@ -160,7 +169,9 @@ def check_rule(table: RuleTable[Any], operator: str, *, seed: int = 0) -> None:
     """
     rule = table.lookup(operator)
     if rule is None:
-        raise AssayError(f"The domain {table.domain} has no rule for {operator}.", where=operator, advice="Register one first.")
+        raise AssayError(
+            f"The domain {table.domain} has no rule for {operator}.", where=operator, advice="Register one first."
+        )
     row = OPERATORS[operator]
     generator = torch.Generator().manual_seed(seed)
     wrong = [

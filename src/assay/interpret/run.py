@@ -41,12 +41,14 @@ def forward(
 ) -> Any:
     """Element of the graph's output.
 
-    Nodes that do not depend on a given element are evaluated as plain numbers. An element is dropped after its last use.
+    Nodes that do not depend on a given element are evaluated as plain numbers. An element is dropped after its last
+    use.
 
     Args:
         graph: a captured (perhaps lowered) graph.
         domain: what travels along the edges.
-        elements: elements by node name: the input, and any other node to be replaced (for noise on weights, on activations).
+        elements: elements by node name: the input, and any other node to be replaced (for noise on weights, on
+            activations).
         batch: batch size.
         parameters: values that replace those of parameter nodes, by node name.
         observe: called with every node that has an element, and the element.

@@ -20,7 +20,7 @@ DIABETES_TEST = 111
 
 
 class DigitsNet(nn.Module):
-    """Digits (B, 1, 8, 8) in [0, 1] -> logits (B, 10): three convolutions, two max pools, a dense head; 5,014 parameters."""
+    """Digits (B, 1, 8, 8) in [0, 1] -> logits (B, 10): three convolutions, two max pools, 5,014 parameters."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ from assay.subject import Subject
 def analyse(subject: Subject, config: MomentsConfig | None = None, *, progress: Progress | None = None) -> Result:
     """Output moments under Gaussian noise, decision flips, and the check of both against sampling.
 
-    Works without a graph too: then moments are linearised. Cost for N inputs and S levels: N S propagations (see `propagate`) and
-    N S `check` forward passes.
+    Works without a graph too: then moments are linearised. Cost for N inputs and S levels: N S propagations (see
+    `propagate`) and N S `check` forward passes.
 
     Args:
         subject: model with data.
@@ -24,7 +24,8 @@ def analyse(subject: Subject, config: MomentsConfig | None = None, *, progress: 
         progress: called as progress(done, total, text) while working.
 
     Returns:
-        Result ``moments`` with tables ``levels``, ``outputs``, ``inputs`` and, where the model was captured, ``layers``.
+        Result ``moments`` with tables ``levels``, ``outputs``, ``inputs`` and, where the model was captured,
+        ``layers``.
 
     Raises:
         SubjectError: without data.
@@ -39,7 +40,7 @@ def analyse(subject: Subject, config: MomentsConfig | None = None, *, progress: 
     return Result(
         name="moments",
         title="Noise in, mean and covariance out",
-        question="If Gaussian noise is added to the input, how do the outputs move, and how often does the decision flip?",
+        question="With Gaussian noise on the input, how do the outputs move, and how often does the decision flip?",
         summary=_summary(evidence),
         tables=tables,
         arrays=arrays,
@@ -56,13 +57,25 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
     if evidence.classifier:
         low, high = (float(level.flip.double().quantile(q)) for q in (0.05, 0.95))
         summary["flip_probability"] = Quantity(
-            float(level.flip.mean()), level.grade, "", f"mean P(flip) {at}", low, high, "5th to 95th percentile over inputs"
+            float(level.flip.mean()),
+            level.grade,
+            "",
+            f"mean P(flip) {at}",
+            low,
+            high,
+            "5th to 95th percentile over inputs",
         )
         if level.sampled_flip is not None:
             value = float(level.sampled_flip.mean())
             error = 1.96 * (value * (1 - value) / (evidence.draws * len(evidence.rows))) ** 0.5
             summary["measured_flips"] = Quantity(
-                value, Grade.SAMPLED, "", f"measured flips {at}", max(0.0, value - error), value + error, "95 %, over draws"
+                value,
+                Grade.SAMPLED,
+                "",
+                f"measured flips {at}",
+                max(0.0, value - error),
+                value + error,
+                "95 %, over draws",
             )
     std = level.variance.clamp(min=0).sqrt()
     summary["output_deviation"] = Quantity(
@@ -77,7 +90,10 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
     found = agreement(level, evidence.draws)
     if found is not None:
         summary["mean_error"] = Quantity(
-            found.error, Grade.SAMPLED, "output sd", f"error of the predicted mean {at} (sampling noise alone: {found.floor:.2g})"
+            found.error,
+            Grade.SAMPLED,
+            "output sd",
+            f"error of the predicted mean {at} (sampling noise alone: {found.floor:.2g})",
         )
         summary["variance_ratio"] = Quantity(
             found.ratio,

@@ -51,11 +51,14 @@ class Decision:
         return float(self.flip)
 
 
-def flip_probability(model: nn.Module | Subject, x: Tensor, cov: Noise, *, label: Tensor | None = None, **options: Any) -> Decision:
+def flip_probability(
+    model: nn.Module | Subject, x: Tensor, cov: Noise, *, label: Tensor | None = None, **options: Any
+) -> Decision:
     """Probability that noise changes the decision, and what it changes to.
 
-    The outputs are taken as Gaussian with the propagated mean and covariance; the probability that one output is the largest is an
-    orthant probability, evaluated by randomised quasi-Monte Carlo in the space of outputs, never of inputs.
+    The outputs are taken as Gaussian with the propagated mean and covariance; the probability that one output is the
+    largest is an orthant probability, evaluated by randomised quasi-Monte Carlo in the space of outputs, never of
+    inputs.
 
     Args:
         model: a classifier, or a Subject.
@@ -83,10 +86,16 @@ def flip_probability(model: nn.Module | Subject, x: Tensor, cov: Noise, *, label
     wanted = moments.outputs if moments.outputs is not None else torch.arange(count).expand(len(x), -1)
     probabilities = torch.zeros(len(x), count, dtype=shares.dtype).scatter(1, wanted, shares)
     if not bool((wanted == label.unsqueeze(1)).any(1).all()):
-        raise UsageError("A label is not among the outputs asked for.", where="outputs", advice="Add it to outputs, or leave them out.")
+        raise UsageError(
+            "A label is not among the outputs asked for.",
+            where="outputs",
+            advice="Add it to outputs, or leave them out.",
+        )
     own = probabilities.gather(1, label.unsqueeze(1)).squeeze(1)
     error = torch.zeros(len(x), count, dtype=shares.dtype).scatter(1, wanted, spread)
-    return Decision(1 - own, probabilities, label, error.gather(1, label.unsqueeze(1)).squeeze(1), moments.grade, moments)
+    return Decision(
+        1 - own, probabilities, label, error.gather(1, label.unsqueeze(1)).squeeze(1), moments.grade, moments
+    )
 
 
 def candidates(clean: Tensor, label: Tensor, count: int = _CANDIDATES) -> Tensor:
@@ -99,6 +108,9 @@ def argmax_probabilities(mean: Tensor, covariance: Tensor, *, seed: int = 0) -> 
     """P(output i is the largest) for Gaussian outputs, and its standard error, both (B, m).
 
     Scrambled Sobol points, `_REPEATS` independent scrambles of `_POINTS` points; the same points for every sample.
+
+    Returns:
+        Probabilities and standard errors.
     """
     from scipy.stats import norm, qmc
 
@@ -138,7 +150,8 @@ class SensitivityMap:
     """Which input elements make an output noisy.
 
     Attributes:
-        variance_share: (B, ...) share of the output variance that each element's noise brings through the expected Jacobian.
+        variance_share: (B, ...) share of the output variance that each element's noise brings through the expected
+            Jacobian.
         jacobian: (B, ...) expected Jacobian of the output combination: its sign says which way the element pushes.
         variance: (B,) variance of the output combination.
         explained: (B,) sum of the shares; the rest is made by non-linearities acting on several elements at once.
@@ -172,7 +185,8 @@ def sensitivity_map(
         rank: columns used for the neurons' variances.
 
     Returns:
-        SensitivityMap; graded linearised where the model cannot be captured (plain Jacobian instead of the expected one).
+        SensitivityMap; graded linearised where the model cannot be captured (plain Jacobian instead of the expected
+        one).
 
     Raises:
         UsageError: for correlated noise, whose variance has no per-element share.
@@ -183,7 +197,9 @@ def sensitivity_map(
     covariance = as_covariance(cov, x)
     variance = diagonal(covariance)
     if not isinstance(covariance, Diagonal):
-        raise UsageError("A sensitivity map needs independent noise.", where="cov", advice="Give a number or variances.")
+        raise UsageError(
+            "A sensitivity map needs independent noise.", where="cov", advice="Give a number or variances."
+        )
     clean = subject.probe(x)
     seed = _one_hot(clean.argmax(1) if target is None else _indices(target, clean, "target"), clean)
     if versus is not None:
@@ -217,9 +233,16 @@ def _indices(index: Tensor | int, outputs: Tensor, where: str) -> Tensor:
     """(B,) indices of outputs, checked."""
     chosen = torch.as_tensor(index)
     batch, count = outputs.shape
-    fits = chosen.numel() and chosen.dim() < 2 and (chosen.dim() == 0 or len(chosen) == batch) and not chosen.is_floating_point()
+    fits = (
+        chosen.numel()
+        and chosen.dim() < 2
+        and (chosen.dim() == 0 or len(chosen) == batch)
+        and not chosen.is_floating_point()
+    )
     if not fits or int(chosen.min()) < 0 or int(chosen.max()) >= count:
         raise UsageError(
-            f"{where} must be one index below {count} or {batch} of them, one per input.", where=where, advice="Pass class indices."
+            f"{where} must be one index below {count} or {batch} of them, one per input.",
+            where=where,
+            advice="Pass class indices.",
         )
     return chosen.to(torch.int64).expand(batch)

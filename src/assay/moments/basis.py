@@ -1,12 +1,14 @@
 """Columns for the low-rank form of the input noise. All choices give every unit an unbiased variance.
 
-On pictures with independent pixel noise the pixels are coloured: pixels of one colour, with random signs, share a column, and pixels
-closer than the tile never share one. A unit whose receptive field fits the tile has its exact variance (probing, Tang and Saad
-2012), where an unstructured sketch is off by sqrt(2 / r).
+On pictures with independent pixel noise the pixels are coloured: pixels of one colour, with random signs, share a
+column, and pixels closer than the tile never share one. A unit whose receptive field fits the tile has its exact
+variance (probing,
+Tang and Saad 2012), where an unstructured sketch is off by sqrt(2 / r).
 
-Otherwise the columns are the directions that move the outputs most (right singular directions of the output Jacobian) and random
-orthogonal directions of the rest, scaled up. Never the top principal components of the noise: for isotropic noise those are
-arbitrary and lose (n - r) / n of the variance (specification 5.2).
+Otherwise the columns are the directions that move the outputs most (right singular directions of the output
+Jacobian) and random orthogonal directions of the rest, scaled up. Never the top principal components of the noise:
+for isotropic noise
+those are arbitrary and lose (n - r) / n of the variance (specification 5.2).
 """
 
 from __future__ import annotations
@@ -42,21 +44,24 @@ def low_rank(
     zero = torch.zeros(shape, dtype=_dtype(covariance))
     if rank >= size:
         return LowRankPlusDiagonal(_full(covariance), zero), True
-    root = None if isinstance(covariance, Diagonal) else square_root(covariance.matrix)
-    scale = safe_sqrt(covariance.variance.reshape(shape[0], -1, 1)) if isinstance(covariance, Diagonal) else None
-
-    def through_root(columns: Tensor) -> Tensor:
-        return scale * columns if scale is not None else root @ columns
-
+    through_root, through_transposed = _roots(covariance)
     generator = torch.Generator().manual_seed(seed)
     directions = _coloured(shape[1:], rank, zero, generator) if isinstance(covariance, Diagonal) else None
     if directions is None:
         guided = None
         if guides is not None and rank > 1:
-            rows = flat_rows(guides())
-            guided = scale * rows if scale is not None else root.mT @ rows  # type: ignore[union-attr]
+            guided = through_transposed(flat_rows(guides()))
         directions = _sketched(guided, rank, shape, zero, generator)
     return LowRankPlusDiagonal(flat_columns(through_root(directions), shape[1:]), zero), False
+
+
+def _roots(covariance: Dense | Diagonal) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """A root of the covariance and its transpose, acting on columns (B, n, k)."""
+    if isinstance(covariance, Diagonal):
+        scale = safe_sqrt(covariance.variance.reshape(covariance.shape[0], -1, 1))
+        return scale.mul, scale.mul
+    root = square_root(covariance.matrix)
+    return root.matmul, root.mT.matmul
 
 
 def _sketched(
@@ -68,7 +73,8 @@ def _sketched(
     random = torch.randn((1, size, rank - count), generator=generator, dtype=like.dtype).expand(batch, -1, -1)
     stacked = random
     if guided is not None:
-        # where guides depend on each other (probabilities add up to 1), a trace of a random direction decides, not rounding
+        # where guides depend on each other (probabilities add up to 1), a trace of a random direction decides, not
+        # rounding
         trace = torch.randn((1, size, count), generator=generator, dtype=like.dtype) / size**0.5
         steady = _normalised(guided[..., :count]) + torch.finfo(like.dtype).eps ** (1 / 3) * trace
         stacked = torch.cat([steady, random], -1)
@@ -78,7 +84,7 @@ def _sketched(
 
 
 def _coloured(event: tuple[int, ...], columns: int, like: Tensor, generator: torch.Generator) -> Tensor | None:
-    """(1, n, c) signed indicator columns of a tiling of (C, H, W), c <= columns; None where a 2 x 2 tile does not fit."""
+    """(1, n, c) signed indicator columns of a tiling of (C, H, W), c <= columns; None where no 2 x 2 tile fits."""
     if len(event) != 3:
         return None
     channels, height, width = event

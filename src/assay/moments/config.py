@@ -28,7 +28,10 @@ class MomentsConfig(BaseModel):
     top: Annotated[int, Field(ge=2, description="Largest outputs to follow when there are more than 64.")] = 10
     check: Annotated[
         int | None,
-        Field(ge=0, description="Draws per input and level to check the numbers with; 0 none, by the model's size if unset."),
+        Field(
+            ge=0,
+            description="Draws per input and level to check the numbers with; 0 none, by the model's size if unset.",
+        ),
     ] = None
     maps: Annotated[int, Field(ge=0, description="Inputs to draw a sensitivity map of.")] = 4
     seed: Annotated[int, Field(ge=0, description="Seed of draws and random directions.")] = 0

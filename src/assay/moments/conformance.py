@@ -1,7 +1,9 @@
 """Conformance of a moments rule: what `check_rule` tries on every sample of the rule's operator.
 
-With no variance the rule must evaluate the operator; its map must be linear, have the transpose it claims and carry variances of
-independent elements right; its mean, cross-covariance and variance must agree with sampling where the rule claims a closed form.
+With no variance the rule must evaluate the operator; its map must be linear, have the transpose it claims and carry
+variances of independent elements right; its mean, cross-covariance and variance must agree with sampling where the
+rule claims a
+closed form.
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ def _check_group(rule: Rule[Any], operator: Operator, sample: Sample, varying: f
         wrong += _check_affine(smoothed, operands)
     if rule.grade is Grade.CLOSED_FORM:
         wrong += _check_moments(smoothed, operands)
-    return [sentence if sentence.startswith("inputs") else f"inputs {sorted(varying)}: {sentence}" for sentence in wrong]
+    return [
+        sentence if sentence.startswith("inputs") else f"inputs {sorted(varying)}: {sentence}" for sentence in wrong
+    ]
 
 
 def _check_map(smoothed: Any, operands: Any, generator: torch.Generator) -> list[str]:
@@ -97,17 +101,23 @@ def _check_squared(smoothed: Any, means: list[Tensor]) -> list[str]:
     total: Tensor | float = 0.0
     for position, mean in enumerate(means):
         units = torch.eye(mean.numel(), dtype=mean.dtype).reshape(-1, *mean.shape)
-        stacks = [units if i == position else torch.zeros((len(units), *m.shape), dtype=m.dtype) for i, m in enumerate(means)]
+        stacks = [
+            units if i == position else torch.zeros((len(units), *m.shape), dtype=m.dtype) for i, m in enumerate(means)
+        ]
         total = total + smoothed.linear.apply(*stacks).square().sum(0)
     ones = smoothed.linear.squared(*(torch.ones_like(m) for m in means))
-    same = torch.allclose(ones.expand(smoothed.mean.shape), torch.as_tensor(total).expand(smoothed.mean.shape), rtol=1e-8, atol=1e-10)
+    same = torch.allclose(
+        ones.expand(smoothed.mean.shape), torch.as_tensor(total).expand(smoothed.mean.shape), rtol=1e-8, atol=1e-10
+    )
     return [] if same else ["variances of independent elements are not carried by squared coefficients"]
 
 
 def _check_affine(smoothed: Any, operands: Any) -> list[str]:
     """An exact rule says that the map gives every value, and leaves nothing over."""
     draws = operands.draw(operands.elements, 5)
-    values = torch.stack([operands.function(*(e.mean + d[i] for e, d in zip(operands.elements, draws, strict=True))) for i in range(5)])
+    values = torch.stack(
+        [operands.function(*(e.mean + d[i] for e, d in zip(operands.elements, draws, strict=True))) for i in range(5)]
+    )
     wrong = []
     if not torch.allclose(values, smoothed.mean + smoothed.linear.apply(*draws), rtol=1e-9, atol=1e-9):
         wrong.append("the mean and the map do not give the operator's values")
@@ -118,12 +128,16 @@ def _check_affine(smoothed: Any, operands: Any) -> list[str]:
 
 def _check_moments(smoothed: Any, operands: Any) -> list[str]:
     draws = operands.draw(operands.elements, _DRAWS)
-    values = torch.func.vmap(lambda *d: operands.function(*(e.mean + x for e, x in zip(operands.elements, d, strict=True))), chunk_size=1000)(
-        *draws
-    )
+    values = torch.func.vmap(
+        lambda *d: operands.function(*(e.mean + x for e, x in zip(operands.elements, d, strict=True))), chunk_size=1000
+    )(*draws)
     left = values - smoothed.mean
     explained = smoothed.linear.apply(*draws)
-    innovation = torch.zeros_like(smoothed.mean) if smoothed.innovation is None else smoothed.innovation.expand(smoothed.mean.shape)
+    innovation = (
+        torch.zeros_like(smoothed.mean)
+        if smoothed.innovation is None
+        else smoothed.innovation.expand(smoothed.mean.shape)
+    )
     wrong = []
     if not _agree(left, torch.zeros_like(smoothed.mean)):
         wrong.append("the mean differs from sampling")
@@ -137,7 +151,8 @@ def _check_moments(smoothed: Any, operands: Any) -> list[str]:
 
 def _agree(samples: Tensor, expected: Tensor) -> bool:
     gap = (samples.mean(0) - expected).abs()
-    # an event so rare that the draws miss it (a unit that is almost never active) leaves no trace in their deviation: allow ten
+    # an event so rare that the draws miss it (a unit that is almost never active) leaves no trace in their
+    # deviation: allow ten
     # expected ones of the largest size seen anywhere; all of them are missed with a probability of e^-10
     trace = 10 * float(samples.abs().max()) / samples.shape[0] + 1e-9
     allowed = _SIGMAS * samples.std(0) / samples.shape[0] ** 0.5 + 1e-4 * expected.abs() + trace

@@ -1,7 +1,9 @@
-"""The full-covariance domain: one matrix per pair of live tensors, so skip connections keep their exact cross-covariance.
+"""The full-covariance domain: one matrix per pair of live tensors, so skip connections keep theirs.
 
-`exact` uses the closed-form covariance of every pair of units where a rule knows it; `gain` keeps first-order covariances off the
-diagonal. Memory: B n^2 for the largest layer of n units (times the number of live branches); for networks whose layers fit.
+`exact` uses the closed-form covariance of every pair of units where a rule knows it; `gain` keeps first-order
+covariances off the diagonal. Memory: B n^2 for the largest layer of n units (times the number of live branches); for
+networks whose
+layers fit.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from assay.moments.smoothed import Smoothed
 
 @dataclass(frozen=True, eq=False)
 class DenseElement:
-    """A random tensor: mean and variance (B, ...); its covariances with the other live tensors are kept by the domain."""
+    """A random tensor: mean and variance (B, ...); the domain keeps its covariances with the other live tensors."""
 
     name: str
     mean: Tensor
@@ -127,7 +129,7 @@ class DenseDomain:
         return block[:, _places(first, shape), _places(second, shape)]
 
     def draw(self, elements: Sequence[DenseElement], count: int) -> list[Tensor]:
-        """Joint draws from the joint matrix of the elements; the same random numbers for every sample, so a batch equals single inputs."""
+        """Joint draws of the elements; the same random numbers for every sample, so a batch equals single inputs."""
         joint = torch.cat([torch.cat([self.block(a.name, b.name) for b in elements], 2) for a in elements], 1)
         root = square_root(joint)
         noise = torch.randn((count, 1, joint.shape[1]), generator=self._generator, dtype=joint.dtype)

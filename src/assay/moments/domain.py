@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from torch import Tensor
 
@@ -24,9 +24,10 @@ _FALLBACK_DRAWS = 64
 class Trust:
     """Grade of every node's numbers, and whether its value is exactly Gaussian.
 
-    A closed form is exact on a Gaussian input, where the domain uses the covariances of all pairs of units; its output is not Gaussian
-    any more, so the next closed form is exact only under the assumption of Gaussian pre-activations. Where two branches meet after
-    non-linearities of their own, their cross-covariance is first order.
+    A closed form is exact on a Gaussian input, where the domain uses the covariances of all pairs of units; its
+    output is not Gaussian any more, so the next closed form is exact only under the assumption of Gaussian
+    pre-activations. Where two
+    branches meet after non-linearities of their own, their cross-covariance is first order.
     """
 
     grades: dict[str, Grade] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Trust:
         return self.grades.get(name, Grade.LINEARISED if self.frozen else Grade.EXACT)
 
     def record(self, node: Node, inputs: Sequence[str], own: Grade, *, all_pairs: bool) -> None:
-        """Grade a node from its rule's grade and its inputs'; `all_pairs`: the innovations' covariances are kept, not only variances."""
+        """Grade a node from its rule's and its inputs'; `all_pairs`: covariances of innovations are kept too."""
         curved = sum(not self.gaussian.get(name, True) for name in set(inputs))
         gaussian = curved == 0
         from_rule = Grade.EXACT if own == Grade.CLOSED_FORM and gaussian and all_pairs else own
@@ -55,6 +56,9 @@ class Trust:
 def smooth(operands: Operands, policy: Fallback) -> tuple[Smoothed, Grade]:
     """The node as a random affine map, by its rule or by the fallback the user allowed.
 
+    Returns:
+        The smoothed node and its rule's grade.
+
     Raises:
         UnsupportedOperator: when there is no rule and the policy is ``error``.
     """
@@ -62,7 +66,7 @@ def smooth(operands: Operands, policy: Fallback) -> tuple[Smoothed, Grade]:
     if rule is not None:
         return rule.function(operands), rule.grade
     if policy == "error":
-        raise _refusal([operands.node])
+        _refuse([operands.node])
     means = [element.mean for element in operands.elements]
     if policy == "sample":
         replaced = fallback.sampled(operands.function, means, operands.draw(operands.elements, _FALLBACK_DRAWS))
@@ -79,12 +83,12 @@ def refuse_unsupported(graph: Graph) -> None:
     """
     nodes = unsupported(graph, TABLE)
     if nodes:
-        raise _refusal(nodes)
+        _refuse(nodes)
 
 
-def _refusal(nodes: Sequence[Node]) -> UnsupportedOperator:
+def _refuse(nodes: Sequence[Node]) -> NoReturn:
     listing = "; ".join(node.place for node in nodes)
-    return UnsupportedOperator(
+    raise UnsupportedOperator(
         f"{len(nodes)} operator(s) have no rule in the moments domain and --strict forbids approximating them.",
         where=listing,
         advice="Drop --strict to linearise or sample them (graded so), or add a rule (see docs/architecture.md).",

@@ -102,6 +102,9 @@ class Evidence:
 def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) -> Evidence:
     """Run propagation, its check by sampling, and the maps.
 
+    Returns:
+        The evidence.
+
     Raises:
         SubjectError: without data.
     """
@@ -115,7 +118,17 @@ def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) 
     report = progress or (lambda done, total, text: None)
     levels = []
     for index, share in enumerate(config.sigmas):
-        levels.append(_level(subject, config, x, outputs, share, draws, lambda done, text, i=index: report(i * len(x) + done, len(x) * len(config.sigmas), text)))
+        levels.append(
+            _level(
+                subject,
+                config,
+                x,
+                outputs,
+                share,
+                draws,
+                lambda done, text, i=index: report(i * len(x) + done, len(x) * len(config.sigmas), text),
+            )
+        )
     maps = _maps(subject, config, x, outputs)
     return Evidence(subject, config, rows, clean, outputs, tuple(levels), maps, draws, _warnings(subject, levels))
 
@@ -173,7 +186,11 @@ def _level(
             report(done, f"noise {share:g}")
     mean = torch.cat([part.mean for part in parts])
     covariance = torch.cat([part.covariance for part in parts])
-    shares = argmax_probabilities(mean, covariance)[0] if subject.task == "classification" else mean.new_zeros((len(mean), 0))
+    shares = (
+        argmax_probabilities(mean, covariance)[0]
+        if subject.task == "classification"
+        else mean.new_zeros((len(mean), 0))
+    )
     checks = [torch.stack(values) for values in zip(*sampled, strict=True)] if sampled else [None, None, None]
     return Level(
         sigma,
@@ -252,8 +269,13 @@ def _maps(subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor) -
         )
         for i in range(min(config.maps, len(x)))
     ]
-    names = ("variance_share", "jacobian", "variance", "explained")
-    return SensitivityMap(*(torch.cat([getattr(p, n) for p in parts]) for n in names), combine(p.grade for p in parts))
+    return SensitivityMap(
+        torch.cat([part.variance_share for part in parts]),
+        torch.cat([part.jacobian for part in parts]),
+        torch.cat([part.variance for part in parts]),
+        torch.cat([part.explained for part in parts]),
+        combine(part.grade for part in parts),
+    )
 
 
 def _warnings(subject: Subject, levels: list[Level]) -> tuple[str, ...]:
@@ -261,7 +283,8 @@ def _warnings(subject: Subject, levels: list[Level]) -> tuple[str, ...]:
     bounds = subject.preprocessing.bounds
     if bounds is not None and subject.data is not None:
         notes.append(
-            f"Noise is Gaussian and not clipped to the data's range {bounds[0]:g} to {bounds[1]:g}; real noise often is."
+            f"Noise is Gaussian and not clipped to the data's range {bounds[0]:g} to {bounds[1]:g}; real noise "
+            f"often is."
         )
     if levels[0].method in ("linearize",) and not levels[0].layers:
         notes.append(f"No per-layer numbers, since {levels[0].reason}.")

@@ -1,9 +1,11 @@
 """The scalable domain: every activation as mean + low-rank factor + independent rest (specification 5.2).
 
-Innovations are not kept as an independent rest, which would forget how later layers correlate them and starve the variances of deep
+Innovations are not kept as an independent rest, which would forget how later layers correlate them and starve the
+variances of deep
 networks: they enter a few columns of their own with random signs, which keeps every later variance unbiased.
 
-Memory per live tensor: r + 2 copies of the activation. Time: r + 1 passes of the linear layers plus one with squared weights.
+Memory per live tensor: r + 2 copies of the activation. Time: r + 1 passes of the linear layers plus one with squared
+weights.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from assay.grade import Grade
 from assay.graph import Node
 from assay.interpret import Step, Tied
 from assay.moments.domain import Fallback, Trust, broadcast_variance, frozen_value, operands_of, share_of, smooth
-from assay.moments.smoothed import safe_sqrt
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +43,15 @@ class FactorElement:
 
 
 class FactorDomain:
-    """Elements share the sources of their factors, so branches that meet again keep their covariance; the rests count as independent.
+    """Elements share the sources of their factors, so branches that meet again keep their covariance.
+
+    Their rests count as independent.
 
     Args:
         fallback: what to do without a rule.
         record: keep the steps for the reverse walk.
-        innovation_columns: how many of the factor's last columns carry innovations; with 0 they become independent rest.
+        innovation_columns: how many of the factor's last columns carry innovations; with 0 they become independent
+            rest.
     """
 
     def __init__(self, *, fallback: Fallback = "linearise", record: bool = True, innovation_columns: int = 0) -> None:
@@ -105,7 +109,7 @@ class FactorDomain:
         return (first.covariance.factor * second.covariance.factor).sum(0)
 
     def draw(self, elements: Sequence[FactorElement], count: int) -> list[Tensor]:
-        """Joint draws: shared sources, own rests; the same random numbers for every sample, so a batch equals single inputs."""
+        """Joint draws: shared sources, own rests; the same for every sample, so a batch equals single inputs."""
         shared: Tensor | None = None
         draws: dict[str, Tensor] = {}
         for element in elements:
@@ -115,5 +119,7 @@ class FactorDomain:
             if shared is None:
                 shared = torch.randn((count, covariance.rank), generator=self._generator, dtype=covariance.rest.dtype)
             own = torch.randn((count, 1, *covariance.shape[1:]), generator=self._generator, dtype=covariance.rest.dtype)
-            draws[element.name] = torch.einsum("kr,rb...->kb...", shared, covariance.factor) + own * safe_sqrt(covariance.rest)
+            draws[element.name] = torch.einsum("kr,rb...->kb...", shared, covariance.factor) + own * safe_sqrt(
+                covariance.rest
+            )
         return [draws[element.name] for element in elements]

@@ -56,9 +56,17 @@ def _flips(evidence: Evidence) -> Figure:
     return Figure(
         "lines",
         "How often noise flips a decision",
-        "Probability that Gaussian noise changes the decision, against the size of the noise. Lines come from the analytic moments, "
+        "Probability that Gaussian noise changes the decision, against the size of the noise. Lines come from "
+        "the analytic moments, "
         "points from sampling the network.",
-        {"x": x, "series": series, "x_label": "noise deviation, share of the value range", "y_label": "P(flip)", "x_log": False, "y_log": False},
+        {
+            "x": x,
+            "series": series,
+            "x_label": "noise deviation, share of the value range",
+            "y_label": "P(flip)",
+            "x_log": False,
+            "y_log": False,
+        },
     )
 
 
@@ -97,9 +105,16 @@ def _shift(evidence: Evidence) -> Figure:
     return Figure(
         "scatter",
         "Predicted against sampled shift of the mean",
-        "Noise moves the mean output away from the clean output. Both axes in output deviations; linearisation would put every point "
+        "Noise moves the mean output away from the clean output. Both axes in output deviations; linearisation "
+        "would put every point "
         "at height 0.",
-        {"series": series, "x_label": "sampled shift, sd", "y_label": "predicted shift, sd", "log": False, "diagonal": True},
+        {
+            "series": series,
+            "x_label": "sampled shift, sd",
+            "y_label": "predicted shift, sd",
+            "log": False,
+            "diagonal": True,
+        },
     )
 
 
@@ -113,8 +128,16 @@ def _layers(evidence: Evidence) -> Figure:
     return Figure(
         "lines",
         "Noise per signal through the layers",
-        "Root mean variance over root mean square of the means, in execution order: where it rises, noise is amplified.",
-        {"x": list(range(1, len(rows) + 1)), "series": series, "x_label": "layer", "y_label": "noise per signal", "x_log": False, "y_log": True},
+        "Root mean variance over root mean square of the means, in execution order: where it rises, noise is "
+        "amplified.",
+        {
+            "x": list(range(1, len(rows) + 1)),
+            "series": series,
+            "x_label": "layer",
+            "y_label": "noise per signal",
+            "x_log": False,
+            "y_log": True,
+        },
     )
 
 
@@ -129,7 +152,8 @@ def _confusion(evidence: Evidence, arrays: dict[str, np.ndarray]) -> Figure:
     return Figure(
         "matrix",
         "Which class a decision flips to",
-        f"Row: decision without noise. Column: decision under noise {level.share:g}. Expected shares from the analytic moments.",
+        f"Row: decision without noise. Column: decision under noise {level.share:g}. Expected shares from the "
+        f"analytic moments.",
         {
             "array": "confusion",
             "row_labels": names,
@@ -157,7 +181,8 @@ def _maps(evidence: Evidence, drawn: list[Figure], arrays: dict[str, np.ndarray]
         Figure(
             "heatmaps",
             "Which pixels make the decision noisy",
-            "Beside each input, the share of the variance of (decision minus runner-up) that the noise of each pixel contributes.",
+            "Beside each input, the share of the variance of (decision minus runner-up) that the noise of each "
+            "pixel contributes.",
             {"panels": panels, "columns": 4},
         )
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from assay.grade import Grade
 from assay.moments.evidence import Evidence
 from assay.moments.tables import agreement
@@ -21,7 +23,8 @@ def _flip(evidence: Evidence) -> Finding:
     mean = float(level.flip.mean())
     limit = evidence.config.flip_above
     sentence = (
-        f"Gaussian noise of {level.share:g} of the value range flips {mean:.1%} of decisions on average over {len(evidence.rows)} "
+        f"Gaussian noise of {level.share:g} of the value range flips {mean:.1%} of decisions on average over "
+        f"{len(evidence.rows)} "
         f"inputs ({level.grade.label}"
         + (f"; sampling says {float(level.sampled_flip.mean()):.1%}" if level.sampled_flip is not None else "")
         + ")."
@@ -32,7 +35,7 @@ def _flip(evidence: Evidence) -> Finding:
         "moments.flip_probability",
         Status.WARN,
         sentence + f" The limit is {limit:.0%}.",
-        next_step="Train with noise of this size, or keep the input's noise below the level where the curve crosses the limit.",
+        next_step="Train with noise of this size, or keep the noise below the level where the curve crosses the limit.",
     )
 
 
@@ -44,7 +47,8 @@ def _fragile(evidence: Evidence) -> Finding:
     value = float(level.flip[worst])
     rival = ""
     if level.argmax.shape[1] > 1:
-        rival = f", most often to {evidence.subject.output_name(int(evidence.outputs[worst, 1 + int(level.argmax[worst, 1:].argmax())]))}"
+        index = int(evidence.outputs[worst, 1 + int(level.argmax[worst, 1:].argmax())])
+        rival = f", most often to {evidence.subject.output_name(index)}"
     sentence = f"The least stable decision is {decision} on {place}: it flips with probability {value:.1%}{rival}."
     if value < 0.5:
         return Finding("moments.least_stable", Status.PASS, sentence, place)
@@ -87,7 +91,8 @@ def _trust(evidence: Evidence) -> Finding:
         )
     low, high = evidence.config.variance_ratio_within
     sentence = (
-        f"Against {evidence.draws} draws per input, the analytic mean is off by {found.error:.2g} output deviations, of which sampling "
+        f"Against {evidence.draws} draws per input, the analytic mean is off by {found.error:.2g} output "
+        f"deviations, of which sampling "
         f"noise alone makes {found.floor:.2g}; the analytic variance is {found.ratio:.2f} of the sampled one."
     )
     if found.net <= evidence.config.mean_error_above and low <= found.ratio <= high:
@@ -96,7 +101,7 @@ def _trust(evidence: Evidence) -> Finding:
         "moments.agreement",
         Status.WARN,
         sentence,
-        next_step="Trust the sampled numbers beside them; a higher rank, method=exact, or less noise brings the analytic ones closer.",
+        next_step="Trust the sampled numbers; a higher rank, method=exact or less noise brings both closer.",
     )
 
 
@@ -104,10 +109,11 @@ def _growth(evidence: Evidence) -> Finding | None:
     rows = [row for row in evidence.levels[-1].layers if row.relative == row.relative and row.relative > 0]
     if len(rows) < 2:
         return None
-    steps = [(after.relative / before.relative, after) for before, after in zip(rows, rows[1:], strict=False)]
+    steps = [(after.relative / before.relative, after) for before, after in pairwise(rows)]
     factor, place = max(steps, key=lambda step: step[0])
     sentence = (
-        f"Noise per signal goes from {rows[0].relative:.2g} at the first layer to {rows[-1].relative:.2g} at the output; it grows most, "
+        f"Noise per signal goes from {rows[0].relative:.2g} at the first layer to {rows[-1].relative:.2g} at the "
+        f"output; it grows most, "
         f"{factor:.2g}-fold, at {place.place} ({place.grade.label})."
     )
     return Finding("moments.noise_growth", Status.PASS, sentence, place.place)
@@ -124,11 +130,14 @@ def _approximated(evidence: Evidence) -> Finding:
         )
     doubtful = [row for row in level.layers if row.grade in (Grade.LINEARISED, Grade.SAMPLED)]
     if not doubtful:
-        return Finding("moments.coverage", Status.PASS, f"All {len(level.layers)} layers have a rule; none was approximated.")
+        return Finding(
+            "moments.coverage", Status.PASS, f"All {len(level.layers)} layers have a rule; none was approximated."
+        )
     return Finding(
         "moments.coverage",
         Status.WARN,
-        f"{len(doubtful)} of {len(level.layers)} layers rest on an operator without a rule, first {doubtful[0].place}; their numbers are "
+        f"{len(doubtful)} of {len(level.layers)} layers rest on an operator without a rule, first "
+        f"{doubtful[0].place}; their numbers are "
         f"{doubtful[0].grade.label}.",
         doubtful[0].place,
         "Check the agreement with sampling above; --strict refuses such models.",

@@ -26,6 +26,7 @@ class LayerRecorder:
         self._rows: list[tuple[Node, float, float]] = []
 
     def __call__(self, node: Node, element: Any) -> None:
+        """Take down one node's noise."""
         with torch.no_grad():
             variance = element.variance
             finite = element.mean.abs() < torch.finfo(element.mean.dtype).max / 16  # padding of max pools
@@ -38,7 +39,14 @@ class LayerRecorder:
         """Rows in order; the nodes that a lowered max pool consists of are left out, but for the last."""
         names = {node.name for node in self.graph}
         return tuple(
-            LayerNoise(node.name, self.graph[node.name].place, variance, relative, self.trust.innovation_share[node.name], self.trust.grades[node.name])
+            LayerNoise(
+                node.name,
+                self.graph[node.name].place,
+                variance,
+                relative,
+                self.trust.innovation_share[node.name],
+                self.trust.grades[node.name],
+            )
             for node, variance, relative in self._rows
             if node.name in self.trust.grades and node.name in names and node.op != "identity"
         )

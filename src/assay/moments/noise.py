@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -17,21 +18,26 @@ def as_covariance(noise: Noise, mean: Tensor) -> Covariance:
     """Covariance of the input over the batch.
 
     Args:
-        noise: a number (variance of every element), variances of the input's shape (B, ...) or of one sample's shape, a matrix (n, n)
-            or (B, n, n), or a covariance object (its batch axis may be 1).
+        noise: a number (variance of every element), variances of the input's shape (B, ...) or of one sample's
+            shape, a matrix (n, n) or (B, n, n), or a covariance object (its batch axis may be 1).
         mean: (B, ...) input means.
 
     Returns:
         A covariance whose batch is that of `mean`.
 
     Raises:
-        UsageError: negative or non-finite variances, a shape that does not fit, an asymmetric or indefinite matrix, an ambiguous square.
+        UsageError: negative or non-finite variances, a shape that does not fit, an asymmetric or indefinite matrix,
+        an ambiguous square.
     """
     if isinstance(noise, Diagonal):
         return Diagonal(_checked(_fit(noise.variance, mean)))
     if isinstance(noise, LowRankPlusDiagonal):
-        if noise.factor.dim() != mean.dim() + 1 or noise.factor.shape[1] not in (1, mean.shape[0]) or noise.factor.shape[2:] != mean.shape[1:]:
-            raise _misfit(noise.factor, mean, "Give columns of shape (r, B, ...) or (r, 1, ...).")
+        if (
+            noise.factor.dim() != mean.dim() + 1
+            or noise.factor.shape[1] not in (1, mean.shape[0])
+            or noise.factor.shape[2:] != mean.shape[1:]
+        ):
+            _refuse(noise.factor, mean, "Give columns of shape (r, B, ...) or (r, 1, ...).")
         factor = _finite(noise.factor.to(mean).expand(noise.factor.shape[0], *mean.shape))
         return LowRankPlusDiagonal(factor, _checked(_fit(noise.rest, mean)))
     if isinstance(noise, Dense):
@@ -64,23 +70,30 @@ def _from_tensor(noise: Tensor, mean: Tensor) -> Covariance:
 
 def _fit(variance: Tensor, mean: Tensor) -> Tensor:
     advice = "Give one number, one variance per element, or an (n, n) matrix with n elements per sample."
-    if variance.dim() not in (mean.dim() - 1, mean.dim()):  # one row of variances must not pass for one per column of a picture
-        raise _misfit(variance, mean, advice)
+    if variance.dim() not in (
+        mean.dim() - 1,
+        mean.dim(),
+    ):  # one row of variances must not pass for one per column of a picture
+        _refuse(variance, mean, advice)
     try:
         return variance.to(mean).expand(mean.shape)
     except RuntimeError as error:
-        raise _misfit(variance, mean, advice) from error
+        _refuse(variance, mean, advice, error)
 
 
-def _misfit(noise: Tensor, mean: Tensor, advice: str) -> UsageError:
-    return UsageError(
-        f"Noise of shape {tuple(noise.shape)} does not fit inputs of shape {tuple(mean.shape)}.", where="cov", advice=advice
-    )
+def _refuse(noise: Tensor, mean: Tensor, advice: str, cause: Exception | None = None) -> NoReturn:
+    raise UsageError(
+        f"Noise of shape {tuple(noise.shape)} does not fit inputs of shape {tuple(mean.shape)}.",
+        where="cov",
+        advice=advice,
+    ) from cause
 
 
 def _dense(matrix: Tensor, mean: Tensor) -> Dense:
     size = math.prod(mean.shape[1:])
-    fits = tuple(matrix.shape[-2:]) == (size, size) and (matrix.dim() == 2 or matrix.dim() == 3 and len(matrix) in (1, len(mean)))
+    fits = tuple(matrix.shape[-2:]) == (size, size) and (
+        matrix.dim() == 2 or (matrix.dim() == 3 and len(matrix) in (1, len(mean)))
+    )
     if not fits:
         raise UsageError(
             f"A covariance matrix of shape {tuple(matrix.shape)} does not fit {len(mean)} samples of {size} elements.",
@@ -113,5 +126,7 @@ def _finite(tensor: Tensor) -> Tensor:
 def _checked(variance: Tensor) -> Tensor:
     _finite(variance)
     if bool((variance < 0).any()):
-        raise UsageError("A variance is negative.", where="cov", advice="Give variances (squared deviations), not less than 0.")
+        raise UsageError(
+            "A variance is negative.", where="cov", advice="Give variances (squared deviations), not less than 0."
+        )
     return variance

@@ -20,6 +20,7 @@ def plan(subject: Subject, config: MomentsConfig) -> str:
         return f"{count} inputs × {levels} noise levels, linearised (the model cannot be captured); {check}"
     widest = max(node.spec.size_per_sample for node in graph if node.name in graph.dependent)
     return (
-        f"{count} inputs × {levels} noise levels through {len(graph.layers)} layers (widest {widest:,} units), method {config.method}; "
+        f"{count} inputs × {levels} noise levels through {len(graph.layers)} layers (widest {widest:,} units), "
+        f"method {config.method}; "
         f"{check}"
     )

@@ -35,9 +35,11 @@ def propagate(
     Args:
         model: a module taking (B, ...) and returning (B, K), or a Subject.
         mean: (B, ...) input means.
-        cov: a float (variance of every element), variances of the input's shape, an (n, n) matrix, or a covariance object.
-        method: ``exact`` (full covariance, closed-form pairs), ``gain`` (full, first-order pairs), ``factor`` (low rank + diagonal,
-            any size), ``linearize`` (f(mu), J S J^T), ``diagonal`` (independent units), ``mc`` (sampling), or ``auto``.
+        cov: a float (variance of every element), variances of the input's shape, an (n, n) matrix, or a covariance
+            object.
+        method: ``exact`` (full covariance, closed-form pairs), ``gain`` (full, first-order pairs), ``factor`` (low
+            rank + diagonal, any size), ``linearize`` (f(mu), J S J^T), ``diagonal`` (independent units), ``mc``
+            (sampling), or ``auto``.
         outputs: (m,) or (B, m) indices of the outputs wanted; all when None.
         rank: columns of ``factor``.
         samples: draws of ``mc``.
@@ -53,7 +55,8 @@ def propagate(
         UnsupportedOperator: with ``fallback="error"``, listing all operators without a rule.
         NumericalError: when a result would hold NaN or infinity.
 
-    Source: Bibi, Alfadly, Ghanem, CVPR 2018, for one block; layer-wise Gaussian closure with exact pair covariances beyond.
+    Source: Bibi, Alfadly, Ghanem, CVPR 2018, for one block; layer-wise Gaussian closure with exact pair covariances
+    beyond.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -65,12 +68,16 @@ def propagate(
     covariance = as_covariance(cov, mean)
     wanted = None if outputs is None else _wanted(outputs, mean.shape[0], subject)
     if samples < 2 or rank < 1:
-        raise UsageError("rank must be at least 1 and samples at least 2.", where="propagate", advice="Leave the defaults.")
+        raise UsageError(
+            "rank must be at least 1 and samples at least 2.", where="propagate", advice="Leave the defaults."
+        )
     request = Request(subject, mean, covariance, wanted, rank, samples, seed, fallback)
     name, reason = _choose(request) if method == "auto" else (method, "asked for")
     if name not in METHODS:
         raise UsageError(
-            f"There is no propagation method {method!r}.", where="method", advice=f"Choose one of: auto, {', '.join(METHODS)}."
+            f"There is no propagation method {method!r}.",
+            where="method",
+            advice=f"Choose one of: auto, {', '.join(METHODS)}.",
         )
     if name in GRAPH_METHODS and fallback == "error":
         refuse_unsupported(request.graph)

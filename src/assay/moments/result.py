@@ -19,7 +19,8 @@ class LayerNoise:
         place: module path and operator.
         variance: mean variance of the units.
         relative: root of mean variance over root mean square of the means: noise per signal.
-        innovation_share: share of the variance that this node's non-linearity made independent of its input; 0 for affine nodes.
+        innovation_share: share of the variance that this node's non-linearity made independent of its input; 0 for
+            affine nodes.
         grade: reliability of this node's moments.
     """
 

@@ -1,8 +1,9 @@
 """What a moments rule sees and returns: the node as a random affine map, the *smoothed* network.
 
-Every rule replaces y = f(x) by y = mean + A (x - E x) + e: A is the expected Jacobian (exact cross-covariances, Stein's lemma), e an
-independent innovation. Chained over the graph this is a linear network driven by Gaussian noise, whose output covariance follows
-forwards by columns or backwards by its transpose.
+Every rule replaces y = f(x) by y = mean + A (x - E x) + e: A is the expected Jacobian (exact cross-covariances,
+Stein's lemma), e an independent innovation. Chained over the graph this is a linear network driven by Gaussian
+noise, whose output
+covariance follows forwards by columns or backwards by its transpose.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ class Kernel:
     """Exact covariance of the innovations, for domains that hold full matrices.
 
     Attributes:
-        signs: the innovation is a function of sum_i signs_i x_i over the varying inputs: (1,) for activations, (1, -1) for a maximum.
+        signs: the innovation is a function of sum_i signs_i x_i over the varying inputs: (1,) for activations, (1,
+            -1) for a maximum.
         innovation: covariance (B, n, n) of that argument -> covariance (B, n, n) of the innovations.
     """
 

@@ -40,6 +40,9 @@ def agreement(level: Level, draws: int, chosen: Tensor | None = None) -> Agreeme
     """How propagated moments agree with sampling, over all followed outputs or a chosen (n, m) part of them.
 
     The variance ratio is the inverse of the mean of sampled / propagated, since only the sampled variance is noisy.
+
+    Returns:
+        The comparison; None without a check by sampling.
     """
     if level.sampled_mean is None or level.sampled_variance is None or draws < 2:
         return None
@@ -76,8 +79,16 @@ def level_table(evidence: Evidence) -> Table:
         columns.append(Column("measured", "measured flips", "", Grade.SAMPLED, "share of draws whose decision changed"))
     columns += [
         Column("error", "mean error", "output sd", Grade.SAMPLED, "mean absolute error of the mean against sampling"),
-        Column("floor", "sampling noise", "output sd", Grade.SAMPLED, "error that sampling alone has at this number of draws"),
-        Column("net", "net error", "output sd", Grade.SAMPLED, "root mean square error with the sampling noise removed"),
+        Column(
+            "floor",
+            "sampling noise",
+            "output sd",
+            Grade.SAMPLED,
+            "error that sampling alone has at this number of draws",
+        ),
+        Column(
+            "net", "net error", "output sd", Grade.SAMPLED, "root mean square error with the sampling noise removed"
+        ),
         Column("ratio", "variance ratio", "", Grade.SAMPLED, "propagated over sampled variance"),
         Column("low", "from", "", Grade.SAMPLED, "lower end of the 95 % interval over inputs"),
         Column("high", "to", "", Grade.SAMPLED, "upper end"),
@@ -113,7 +124,13 @@ def output_table(evidence: Evidence) -> Table:
         Column("sampled_mean", "sampled mean", "output", Grade.SAMPLED),
         Column("std", "sd", "output", evidence.levels[-1].grade, "root of the averaged propagated variance"),
         Column("sampled_std", "sampled sd", "output", Grade.SAMPLED),
-        Column("error", "mean error", "output sd", Grade.SAMPLED, "mean absolute error against sampling, its noise included"),
+        Column(
+            "error",
+            "mean error",
+            "output sd",
+            Grade.SAMPLED,
+            "mean absolute error against sampling, its noise included",
+        ),
         Column("ratio", "variance ratio", "", Grade.SAMPLED, "propagated over sampled variance"),
     ]
     counts = torch.bincount(evidence.outputs.reshape(-1), minlength=evidence.clean.shape[1])
@@ -121,7 +138,9 @@ def output_table(evidence: Evidence) -> Table:
     shown = [int(i) for i in shown.sort().values if counts[i] > 0]
     records = [_output_record(evidence, level, index) for level in evidence.levels for index in shown]
     caption = "All outputs." if len(shown) == evidence.clean.shape[1] else "The outputs most often among the largest."
-    return Table.from_records("outputs", "Per class" if evidence.classifier else "Per output", columns, records, caption)
+    return Table.from_records(
+        "outputs", "Per class" if evidence.classifier else "Per output", columns, records, caption
+    )
 
 
 def _output_record(evidence: Evidence, level: Level, index: int) -> dict[str, object]:
@@ -183,9 +202,21 @@ def layer_table(evidence: Evidence) -> Table:
     columns = [
         Column("node", "node", node=True),
         Column("place", "layer"),
-        Column("noise_per_signal", "noise per signal", "", level.grade, "root mean variance over root mean square of the means"),
+        Column(
+            "noise_per_signal",
+            "noise per signal",
+            "",
+            level.grade,
+            "root mean variance over root mean square of the means",
+        ),
         Column("noise_sd", "noise sd", "activation", level.grade, "root of the mean variance of the units"),
-        Column("new_noise", "new noise", "share", level.grade, "share of the variance that this non-linearity made independent"),
+        Column(
+            "new_noise",
+            "new noise",
+            "share",
+            level.grade,
+            "share of the variance that this non-linearity made independent",
+        ),
         Column("grade", "grade", "", None, "reliability of this layer's numbers"),
     ]
     records = [

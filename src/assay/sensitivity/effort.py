@@ -14,8 +14,8 @@ _FEWEST_INPUTS = 6
 def fitted(config: SensitivityConfig, subject: Subject) -> tuple[SensitivityConfig, tuple[str, ...]]:
     """The configuration with unset fields lowered to fit a fixed budget, and what the reader must know of it.
 
-    Random starts of the attack go first, then random directions, then inputs; what the user set stays. The budget counts
-    activations, not seconds, so the same model and data always get the same configuration.
+    Random starts of the attack go first, then random directions, then inputs; what the user set stays. The budget
+    counts activations, not seconds, so the same model and data always get the same configuration.
 
     Returns:
         Configuration and warnings.

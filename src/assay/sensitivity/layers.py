@@ -49,9 +49,13 @@ def _per_sample(node: Node) -> bool:
 def _conditions(subject: Subject, x: Tensor, layers: Sequence[Node]) -> Tensor:
     kept: dict[str, Tensor] = {}
     with torch.enable_grad():
-        outputs = evaluate(subject.graph, x.detach().requires_grad_(True), observe=lambda node, value: kept.update({node.name: value}))
+        outputs = evaluate(
+            subject.graph, x.detach().requires_grad_(True), observe=lambda node, value: kept.update({node.name: value})
+        )
         count = outputs.shape[1]
-        followed = torch.arange(count).expand(len(x), -1) if count <= _ALL_OUTPUTS else outputs.topk(_FOLLOWED, dim=1).indices
+        followed = (
+            torch.arange(count).expand(len(x), -1) if count <= _ALL_OUTPUTS else outputs.topk(_FOLLOWED, dim=1).indices
+        )
         seeds = torch.nn.functional.one_hot(followed, count).to(outputs.dtype).transpose(0, 1)
         values = [kept[node.name] for node in layers]
         rows = torch.autograd.grad(outputs, values, seeds, is_grads_batched=True, allow_unused=True)
@@ -78,9 +82,21 @@ def layer_report(subject: Subject, x: Tensor) -> tuple[Table, Finding] | None:
     columns = [
         Column("node", "node", node=True),
         Column("place", "layer"),
-        Column("condition", "κ from here", "", Grade.LINEARISED, "relative output change per relative change of this layer, worst direction, median"),
+        Column(
+            "condition",
+            "κ from here",
+            "",
+            Grade.LINEARISED,
+            "relative output change per relative change of this layer, worst direction, median",
+        ),
         Column("condition_high", "95 %", "", Grade.LINEARISED, "95th percentile over inputs"),
-        Column("bits", "bits lost", "bit", Grade.LINEARISED, "log2 of the median: bits of relative precision lost from here on"),
+        Column(
+            "bits",
+            "bits lost",
+            "bit",
+            Grade.LINEARISED,
+            "log2 of the median: bits of relative precision lost from here on",
+        ),
     ]
     records = [
         {
@@ -103,7 +119,8 @@ def layer_report(subject: Subject, x: Tensor) -> tuple[Table, Finding] | None:
         return None
     worst = max(keep, key=lambda i: float(middle[i]))
     sentence = (
-        f"The layer whose activations need most precision is {layers[worst].place}: a relative error there is amplified up to "
+        f"The layer whose activations need most precision is {layers[worst].place}: a relative error there is "
+        f"amplified up to "
         f"{float(middle[worst]):.2g}-fold at the output (median over {len(x)} inputs, linearised)."
     )
     return table, Finding("sensitivity.most_sensitive_layer", Status.PASS, sentence, layers[worst].place)

@@ -16,6 +16,7 @@ def plan(subject: Subject, config: SensitivityConfig) -> str:
     starts = 2 + config.attack_random_starts
     gradient = count * sizes * starts * config.attack_steps
     return (
-        f"{count} inputs × {sizes} sizes: {forward:,} forward passes for random directions, {gradient:,} gradient steps of the attack, "
+        f"{count} inputs × {sizes} sizes: {forward:,} forward passes for random directions, {gradient:,} gradient "
+        f"steps of the attack, "
         f"and Jacobian norms over {subject.output_count:,} outputs"
     )

@@ -13,7 +13,7 @@ from assay.moments.result import Moments
 
 
 def exact(request: Request) -> Moments:
-    """Exact covariance of every pair of units under Gaussian pre-activations. Cost O(n^2) pairs per layer, memory O(n^2)."""
+    """Exact covariance of every pair of units under Gaussian pre-activations. Cost and memory O(n^2) per layer."""
     return _dense(request, "exact")
 
 
@@ -37,4 +37,6 @@ def _dense(request: Request, method: str) -> Moments:
         rows = request.outputs.unsqueeze(2).expand(-1, -1, matrix.shape[2])
         matrix = matrix.gather(1, rows).gather(2, request.outputs.unsqueeze(1).expand(-1, count, -1))
     grade = domain.trust.grade_of(graph.output)
-    return Moments(request.pick(result.mean), matrix, grade, method, request.reason, request.outputs, None, recorder.layers())
+    return Moments(
+        request.pick(result.mean), matrix, grade, method, request.reason, request.outputs, None, recorder.layers()
+    )

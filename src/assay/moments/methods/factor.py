@@ -20,10 +20,15 @@ _GUIDED = 16
 
 
 def factor(request: Request) -> Moments:
-    """Neuron variances from r columns; output covariance G S G^T + sum over layers of G_l e_l G_l^T with the full input covariance.
+    """Neuron variances from r columns; output covariance by the reverse walk, with the full input covariance.
 
-    Cost: r + 9 forward passes and as many reverse passes as wanted outputs. Memory: (r + 10) copies of the live activations and one
-    gain per non-linear unit. Nothing grows with the square of a layer's width.
+    That is G S G^T + sum over layers of G_l e_l G_l^T, G_l the expected Jacobian from layer l to the outputs.
+
+    Cost: r + 9 forward passes and as many reverse passes as wanted outputs. Memory: (r + 10) copies of the live
+    activations and one gain per non-linear unit. Nothing grows with the square of a layer's width.
+
+    Returns:
+        Moments; statistical unless the columns represent the noise exactly.
     """
     reduced, exact = low_rank(request.covariance, request.rank, lambda: _guides(request), seed=request.seed)
     result, domain, recorder = walk(request, reduced, record=True)
@@ -43,13 +48,17 @@ def factor(request: Request) -> Moments:
 
 
 INNOVATION_COLUMNS = 8
-"""Columns for the noise that non-linearities make; more changed nothing measurable on MobileNetV2 and EfficientNet-Lite0."""
+"""Columns for the noise that non-linearities make; more changed little on MobileNetV2 and EfficientNet-Lite0."""
 
 
-def walk(request: Request, covariance: LowRankPlusDiagonal, *, record: bool) -> tuple[FactorElement, FactorDomain, LayerRecorder]:
+def walk(
+    request: Request, covariance: LowRankPlusDiagonal, *, record: bool
+) -> tuple[FactorElement, FactorDomain, LayerRecorder]:
     """Forward pass in the factor domain."""
     graph = request.graph
-    domain = FactorDomain(fallback=request.fallback, record=record, innovation_columns=INNOVATION_COLUMNS if record else 0)
+    domain = FactorDomain(
+        fallback=request.fallback, record=record, innovation_columns=INNOVATION_COLUMNS if record else 0
+    )
     if domain.innovation_columns:
         room = covariance.factor.new_zeros((INNOVATION_COLUMNS, *covariance.shape))
         covariance = LowRankPlusDiagonal(torch.cat([covariance.factor, room]), covariance.rest)

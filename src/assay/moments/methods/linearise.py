@@ -14,6 +14,9 @@ def linearise(request: Request) -> Moments:
     """Mean is the output at the input mean; blind to the mean shift that curvature and kinks cause. Needs no graph.
 
     Cost: one forward pass and one VJP per wanted output.
+
+    Returns:
+        Moments, linearised.
     """
     outputs, pullback = request.subject.probe.vjp(request.mean)
     rows = torch.stack([pullback(seed) for seed in request.seeds(outputs.shape[1])])

@@ -18,6 +18,9 @@ def monte_carlo(request: Request) -> Moments:
     """Mean and covariance from independent draws of the input; each sample has draws of its own. Needs no graph.
 
     Cost: `samples` forward passes per input.
+
+    Returns:
+        Moments, sampled, with standard errors.
     """
     means, covariances, errors = [], [], []
     for row in range(request.mean.shape[0]):
@@ -40,7 +43,7 @@ def monte_carlo(request: Request) -> Moments:
 
 
 def draw_outputs(request: Request, row: int) -> Tensor:
-    """Outputs (samples, K) of one input under noise; the draws depend on the seed alone, so a batch equals single inputs."""
+    """Outputs (samples, K) of one input under noise; draws depend on the seed alone: a batch equals single inputs."""
     generator = torch.Generator().manual_seed(request.seed)
     mean, covariance = request.mean[row : row + 1], _row(request.covariance, row)
     chunk = max(1, min(request.samples, _CHUNK_ELEMENTS // max(1, mean.numel()), 1024))

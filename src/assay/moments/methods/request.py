@@ -20,7 +20,9 @@ def _read(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if node.name in wanted:
             wanted.update(name for name in node.inputs if name is not None)
-    return graph.replace_nodes(tuple(node for node in graph if node.name in wanted or node.op in ("input", "parameter")))
+    return graph.replace_nodes(
+        tuple(node for node in graph if node.name in wanted or node.op in ("input", "parameter"))
+    )
 
 
 @dataclass(frozen=True, eq=False)

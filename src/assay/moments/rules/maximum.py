@@ -15,7 +15,7 @@ from assay.moments.smoothed import Kernel, Operands, Smoothed
 
 @TABLE.rule("maximum", grade=Grade.CLOSED_FORM, applies=lambda varying: varying == {0, 1})
 def maximum(operands: Operands) -> Smoothed:
-    """max(x, y) = y + relu(x - y): exact for a Gaussian pair, with the exact covariance of two maxima (specification 1.5)."""
+    """max(x, y) = y + relu(x - y): exact for a Gaussian pair, as is the covariance of two maxima (Clark 1961)."""
     return _extreme(operands, 1.0)
 
 

@@ -53,7 +53,9 @@ def correlations(matrix: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Correlations (B, n, n), 0 where a deviation is 0, and products of deviations (B, n, n)."""
     scale = std.unsqueeze(2) * std.unsqueeze(1)
     positive = scale > 0
-    correlation = torch.where(positive, matrix / torch.where(positive, scale, torch.ones_like(scale)), torch.zeros_like(matrix))
+    correlation = torch.where(
+        positive, matrix / torch.where(positive, scale, torch.ones_like(scale)), torch.zeros_like(matrix)
+    )
     return correlation.clamp(-1, 1), scale
 
 
@@ -70,7 +72,13 @@ def piecewise_linear(operands: Operands) -> Smoothed:
         correlation, _ = correlations(matrix, flat_std)
         left, right = (_aligned(function, mean.shape, axis) for axis in (2, 1))
         both = piecewise_linear_covariance(
-            flat_mean.unsqueeze(2), flat_std.unsqueeze(2), flat_mean.unsqueeze(1), flat_std.unsqueeze(1), correlation, left, right
+            flat_mean.unsqueeze(2),
+            flat_std.unsqueeze(2),
+            flat_mean.unsqueeze(1),
+            flat_std.unsqueeze(1),
+            correlation,
+            left,
+            right,
         )
         return both - matrix * flat_gain.unsqueeze(2) * flat_gain.unsqueeze(1)
 
@@ -108,4 +116,6 @@ def _aligned(function: PiecewiseLinear, shape: torch.Size, axis: int) -> Piecewi
             return value
         return value.expand(shape).reshape(shape[0], -1).unsqueeze(axis)
 
-    return PiecewiseLinear(lay(function.slope), lay(function.offset), function.knots, tuple(lay(j) for j in function.jumps))
+    return PiecewiseLinear(
+        lay(function.slope), lay(function.offset), function.knots, tuple(lay(j) for j in function.jumps)
+    )

@@ -1,4 +1,4 @@
-"""The table of moments rules, with the rules that follow from an operator's traits: affine, and elementwise by quadrature."""
+"""The table of moments rules, and the two rules that follow from an operator's traits: affine and elementwise."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ NODES = 64
 def affine(operands: Operands) -> Smoothed:
     """Affine in the varying inputs: mean and covariance are exact."""
     mean = operands.operator.evaluate(*operands.means, **operands.attributes)
-    return Smoothed(mean, OperatorMap(operands.operator, operands.means, frozenset(operands.varying), operands.attributes))
+    return Smoothed(
+        mean, OperatorMap(operands.operator, operands.means, frozenset(operands.varying), operands.attributes)
+    )
 
 
 def quadrature(operands: Operands) -> Smoothed:
-    """Any elementwise function by Gauss-Hermite quadrature, cut at its kinks: mean, expected slope, and the variance the slope leaves over."""
+    """Any elementwise function by quadrature cut at its kinks: mean, slope, and the variance the slope leaves."""
     kinks = operands.operator.kinks
-    mean, variance, gain = elementwise_moments(operands.function, operands.mean(), operands.std(), nodes=NODES, kinks=kinks)
+    mean, variance, gain = elementwise_moments(
+        operands.function, operands.mean(), operands.std(), nodes=NODES, kinks=kinks
+    )
     innovation = (variance - gain.square() * operands.elements[0].variance).clamp(min=0)
     return Smoothed(mean, Gains(gain), innovation)
 
@@ -41,7 +45,9 @@ def _derive(operator: Operator) -> Rule[MomentsRule] | None:
     return None
 
 
-_LOWERED = dict.fromkeys(("max_pool", "adaptive_max_pool"), "closed_form (as windows and pairwise maxima)")
+_LOWERED: dict[str, str] = dict.fromkeys(
+    ("max_pool", "adaptive_max_pool"), "closed_form (as windows and pairwise maxima)"
+)
 
 TABLE: RuleTable[MomentsRule] = RuleTable("moments", _derive, conformance, _LOWERED)
 
