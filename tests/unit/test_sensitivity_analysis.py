@@ -100,7 +100,7 @@ def test_summary_has_grades_and_intervals(result: Result) -> None:
 
 def test_findings_speak(result: Result) -> None:
     rules = [finding.rule for finding in result.findings]
-    assert len(rules) == len(set(rules)) == 7
+    assert len(rules) == len(set(rules)) == 8
     said = {finding.rule.split(".")[1]: finding for finding in result.findings}
     top = result.tables["inputs"].rows[0]
     assert f"input {top[0]} ({top[1]})" in said["most_fragile_input"].sentence

@@ -14,7 +14,7 @@ from assay.errors import CaptureError, UsageError
 from assay.grade import Grade, combine
 from assay.moments.basis import low_rank
 from assay.moments.methods import Request
-from assay.moments.methods.factor import adjoint, walk
+from assay.moments.methods.factor import INNOVATION_COLUMNS, adjoint, walk
 from assay.moments.noise import Noise, as_covariance
 from assay.moments.propagation import checked_input, propagate
 from assay.moments.result import Moments
@@ -215,7 +215,7 @@ def sensitivity_map(
 def _expected_jacobian(request: Request, seed: Tensor) -> tuple[Tensor, Tensor, Grade]:
     try:
         reduced, exact = low_rank(request.covariance, request.rank, None, seed=0)
-        _, domain, _ = walk(request, reduced, record=True)
+        _, domain, _ = walk(request, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS)
     except CaptureError:
         _, pullback = request.subject.probe.vjp(request.mean)
         jacobian = pullback(seed)

@@ -29,6 +29,9 @@ _PAIR_BUDGET = 6e8
 _CHECK_BUDGET = 1.2e11
 """Activations computed for the check by sampling when the number of draws is not given."""
 
+_SAMPLES = 1000
+"""Draws of method ``mc`` when no check says how many."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -174,14 +177,14 @@ def _level(
             method=method,
             outputs=outputs[chunk],
             rank=config.rank,
-            samples=max(draws, 2),
+            samples=draws or _SAMPLES,
             seed=config.seed,
             fallback=config.fallback,
         )
         parts.append(moments)
         for row in range(*chunk.indices(len(x))):
             if draws:
-                sampled.append(_sample(subject, config, x[row : row + 1], outputs[row], sigma, draws))
+                sampled.append(_sample(subject, config, x, outputs, row, sigma, draws))
             done += 1
             report(done, f"noise {share:g}")
     mean = torch.cat([part.mean for part in parts])
@@ -209,12 +212,17 @@ def _level(
 
 
 def _sample(
-    subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor, sigma: float, draws: int
+    subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor, row: int, sigma: float, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    request = Request(subject, x, as_covariance(sigma**2, x), None, 1, draws, config.seed, "linearise")
+    # draws of their own for every input, so errors average out over inputs and their spread tells how well; and others than
+    # those of method "mc", which would agree with itself
+    alone = x[row : row + 1]
+    request = Request(
+        subject, alone, as_covariance(sigma**2, alone), None, 1, draws, config.seed + 1 + row, "linearise"
+    )
     values = draw_outputs(request, 0)
-    followed = values[:, outputs]
-    flipped = (values.argmax(1) != outputs[0]).to(values.dtype).mean()
+    followed = values[:, outputs[row]]
+    flipped = (values.argmax(1) != outputs[row, 0]).to(values.dtype).mean()
     return followed.mean(0), followed.var(0), flipped
 
 

@@ -60,6 +60,7 @@ class FactorDomain:
         self.record = record
         self.steps: list[Step] = []
         self.trust = Trust()
+        self._carried = 0
         self._generator = torch.Generator().manual_seed(0)
 
     def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> FactorElement:
@@ -90,7 +91,8 @@ class FactorDomain:
     def _carry(self, factor: Tensor, innovation: Tensor) -> Tensor:
         """Add the innovation to the last columns with random signs, the same for every sample and every run."""
         count = self.innovation_columns
-        generator = torch.Generator().manual_seed(len(self.trust.grades))
+        generator = torch.Generator().manual_seed(self._carried)
+        self._carried += 1
         signs = 2 * torch.randint(0, 2, (count, 1, *innovation.shape[1:]), generator=generator, dtype=torch.int8) - 1
         added = safe_sqrt(innovation / count) * signs.to(innovation)
         return torch.cat([factor[:-count], factor[-count:] + added])

@@ -36,6 +36,8 @@ def layer_conditions(subject: Subject, x: Tensor) -> tuple[list[Node], Tensor]:
     """
     graph = subject.graph
     layers = [node for node in graph.layers if _per_sample(node) and node.name != graph.output]
+    if not layers:
+        return [], torch.empty(len(x), 0, dtype=torch.float64)
     per_sample = sum(node.spec.size_per_sample for node in layers) * x.element_size() * _FOLLOWED
     parts = [_conditions(subject, part, layers) for part in x.split(max(1, int(_BYTES / max(per_sample, 1))))]
     return layers, torch.cat(parts)
@@ -76,6 +78,8 @@ def layer_report(subject: Subject, x: Tensor) -> tuple[Table, Finding] | None:
     try:
         layers, values = layer_conditions(subject, x)
     except CaptureError:
+        return None
+    if not layers:
         return None
     middle, high = values.nanmedian(0).values, values.nan_to_num(0).quantile(0.95, dim=0)
     keep = [i for i in range(len(layers)) if bool(torch.isfinite(middle[i]))]

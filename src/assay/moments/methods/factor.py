@@ -31,7 +31,7 @@ def factor(request: Request) -> Moments:
         Moments; statistical unless the columns represent the noise exactly.
     """
     reduced, exact = low_rank(request.covariance, request.rank, lambda: _guides(request), seed=request.seed)
-    result, domain, recorder = walk(request, reduced, record=True)
+    result, domain, recorder = walk(request, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS)
     covariance, _ = adjoint(request, domain.steps, request.seeds(result.mean.shape[1]))
     own = Grade.EXACT if exact else Grade.STATISTICAL
     grade = combine([own, domain.trust.grade_of(request.graph.output)])
@@ -48,19 +48,19 @@ def factor(request: Request) -> Moments:
 
 
 INNOVATION_COLUMNS = 8
-"""Columns for the noise that non-linearities make; more changed little on MobileNetV2 and EfficientNet-Lite0."""
+"""Columns for the noise that non-linearities make, where the input's columns are an estimate anyway.
+
+More changed little on MobileNetV2 and EfficientNet-Lite0."""
 
 
 def walk(
-    request: Request, covariance: LowRankPlusDiagonal, *, record: bool
+    request: Request, covariance: LowRankPlusDiagonal, *, innovation_columns: int = 0, record: bool = True
 ) -> tuple[FactorElement, FactorDomain, LayerRecorder]:
     """Forward pass in the factor domain."""
     graph = request.graph
-    domain = FactorDomain(
-        fallback=request.fallback, record=record, innovation_columns=INNOVATION_COLUMNS if record else 0
-    )
-    if domain.innovation_columns:
-        room = covariance.factor.new_zeros((INNOVATION_COLUMNS, *covariance.shape))
+    domain = FactorDomain(fallback=request.fallback, record=record, innovation_columns=innovation_columns)
+    if innovation_columns:
+        room = covariance.factor.new_zeros((innovation_columns, *covariance.shape))
         covariance = LowRankPlusDiagonal(torch.cat([covariance.factor, room]), covariance.rest)
     recorder = LayerRecorder(domain.trust, request.subject.graph)
     start = FactorElement(graph.input, request.mean, covariance)

@@ -1,0 +1,298 @@
+"""Flip probabilities, confusion and sensitivity maps against what they estimate."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from assay.covariance import Dense, Diagonal, LowRankPlusDiagonal
+from assay.errors import UsageError
+from assay.grade import Grade
+from assay.load import load_subject
+from assay.moments import confusion, flip_probability, propagate, sensitivity_map
+from assay.moments.answers import argmax_probabilities, candidates
+from assay.subject import Subject
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def classifier(*widths: int, seed: int = 0, example: Tensor | None = None) -> Subject:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return Subject.from_model(
+        nn.Sequential(*layers[:-1]).double(), example=numbers(2, widths[0]) if example is None else example
+    )
+
+
+class Branching(nn.Module):
+    """Cannot be captured: what it does depends on its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(row) if float(row.sum()) > 0 else self.layer(2 * row) for row in x])
+
+
+class TestArgmaxProbabilities:
+    @pytest.mark.parametrize("count", [2, 3])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_against_orthants(self, count: int, seed: int) -> None:
+        """P(i is the largest) is the probability that all differences x_j - x_i are negative."""
+        from scipy.stats import multivariate_normal
+
+        mean, root = numbers(count, seed=seed), numbers(count, count, seed=seed + 100)
+        covariance = root @ root.T
+        shares, error = argmax_probabilities(mean.unsqueeze(0), covariance.unsqueeze(0))
+        for i in range(count):
+            contrast = np.delete(np.eye(count), i, 0)
+            contrast[:, i] = -1
+            law = multivariate_normal(
+                contrast @ mean.numpy(), contrast @ covariance.numpy() @ contrast.T, allow_singular=True
+            )
+            expected = float(law.cdf(np.zeros(count - 1)))
+            assert abs(float(shares[0, i]) - expected) < 6 * float(error[0, i]) + 1e-3
+        assert float(shares.sum()) == pytest.approx(1)
+        assert error.max() < 0.01
+
+    def test_two_outputs_have_a_formula(self) -> None:
+        mean, covariance = torch.tensor([[0.3, 0.0]]).double(), torch.tensor([[[1.0, 0.5], [0.5, 2.0]]]).double()
+        shares, _ = argmax_probabilities(mean, covariance)
+        expected = float(torch.special.erfc(torch.tensor(-0.3 / 2**0.5 / 2**0.5).double()) / 2)
+        assert float(shares[0, 0]) == pytest.approx(expected, abs=2e-3)
+
+    def test_certainty_and_singular_covariances(self) -> None:
+        mean = torch.tensor([[1.0, 0.0, -1.0]]).double()
+        for covariance in (torch.zeros(1, 3, 3).double(), torch.ones(1, 3, 3).double()):
+            shares, error = argmax_probabilities(mean, covariance)
+            assert shares.tolist() == [[1, 0, 0]]
+            assert error.abs().max() == 0
+
+    def test_repeats_and_batches(self) -> None:
+        mean, root = numbers(3, 4), numbers(3, 4, 4, seed=1)
+        together = argmax_probabilities(mean, root @ root.mT)[0]
+        for row in range(3):
+            assert torch.equal(
+                together[row], argmax_probabilities(mean[row : row + 1], (root @ root.mT)[row : row + 1])[0][0]
+            )
+
+
+class TestFlipProbability:
+    def test_against_sampling_in_the_space_of_outputs(self) -> None:
+        """The same moments, 400,000 draws: the answer is the orthant probability, whatever the network."""
+        subject, x = classifier(6, 20, 5), numbers(3, 6)
+        decision = flip_probability(subject, x, 0.3)
+        moments = propagate(subject, x, 0.3)
+        for row in range(3):
+            law = torch.distributions.MultivariateNormal(moments.mean[row], moments.covariance[row])
+            torch.manual_seed(row)
+            shares = torch.bincount(law.sample((400_000,)).argmax(1), minlength=5) / 400_000
+            # six standard errors of a share are at most 0.005
+            assert (decision.probabilities[row] - shares).abs().max() < 0.005 + 6 * float(decision.standard_error[row])
+        assert torch.equal(decision.label, subject.probe(x).argmax(1))
+        torch.testing.assert_close(
+            decision.flip, 1 - decision.probabilities.gather(1, decision.label.unsqueeze(1))[:, 0]
+        )
+        torch.testing.assert_close(decision.probabilities.sum(1), torch.ones(3).double())
+        assert decision.grade is moments.grade is Grade.EXACT
+
+    def test_against_sampling_the_network(self) -> None:
+        subject = load_subject("demo")
+        assert subject.data is not None
+        x = subject.data.inputs[::25]
+        predicted = flip_probability(subject, x, 0.09, rank=32)
+        generator = torch.Generator().manual_seed(0)
+        flips = torch.zeros(len(x))
+        for _ in range(400):
+            noisy = x + 0.3 * torch.randn(x.shape, generator=generator)
+            flips += subject.probe(noisy).argmax(1) != predicted.label
+        # standard error of one share at most 0.025; of the mean over 20 inputs 0.006; the closure adds about 0.01
+        assert 0.05 < float(flips.mean() / 400) < 0.9
+        assert abs(float(predicted.flip.mean() - flips.mean() / 400)) < 0.03
+        assert (predicted.flip - flips / 400).abs().max() < 0.15
+
+    def test_a_label_can_be_asked_about(self) -> None:
+        subject, x = classifier(6, 20, 5), numbers(3, 6)
+        own = flip_probability(subject, x, 0.3)
+        asked = flip_probability(subject, x, 0.3, label=torch.tensor([0, 1, 4]))
+        assert torch.equal(asked.probabilities, own.probabilities)
+        torch.testing.assert_close(asked.flip, 1 - own.probabilities[[0, 1, 2], [0, 1, 4]])
+        every = flip_probability(subject, x, 0.3, label=torch.tensor(2))
+        torch.testing.assert_close(every.flip, 1 - own.probabilities[:, 2])
+
+    def test_no_noise_flips_nothing(self) -> None:
+        decision = flip_probability(classifier(6, 20, 5), numbers(3, 6), 0.0)
+        assert decision.flip.tolist() == [0, 0, 0]
+
+    def test_as_a_number(self) -> None:
+        subject = classifier(6, 20, 5)
+        decision = flip_probability(subject, numbers(1, 6), 0.3)
+        assert float(decision) == float(decision.flip[0])
+        with pytest.raises(TypeError, match="single input"):
+            float(flip_probability(subject, numbers(2, 6), 0.3))
+
+    def test_many_outputs(self) -> None:
+        """More than 64 outputs: the 16 largest are followed, the label always among them."""
+        subject, x = classifier(6, 30, 100), numbers(3, 6)
+        clean = subject.probe(x)
+        label = clean.argmin(1)
+        decision = flip_probability(subject, x, 0.05, label=label)
+        assert decision.probabilities.shape == (3, 100)
+        assert decision.moments.outputs is not None
+        assert decision.moments.outputs.shape == (3, 16)
+        assert (decision.moments.outputs[:, 0] == label).all()
+        assert set(decision.moments.outputs[0, 1:].tolist()) == set(clean[0].topk(15).indices.tolist())
+        assert ((decision.probabilities > 0).sum(1) <= 16).all()
+        own = flip_probability(subject, x, 0.05)
+        full = propagate(subject, x, 0.05)
+        shares, _ = argmax_probabilities(full.mean, full.covariance)
+        assert (own.probabilities - shares).abs().max() < 0.02
+
+    def test_up_to_64_outputs_all_are_followed(self) -> None:
+        decision = flip_probability(classifier(6, 30, 64), numbers(2, 6), 0.05)
+        assert decision.moments.outputs is None
+
+    def test_a_model_that_cannot_be_captured(self) -> None:
+        decision = flip_probability(Branching().double(), numbers(3, 4), 0.1)
+        assert decision.grade is Grade.LINEARISED
+        assert decision.moments.method == "linearize"
+        assert ((decision.flip >= 0) & (decision.flip <= 1)).all()
+
+    @pytest.mark.parametrize(
+        "label", [torch.tensor([5, 0]), torch.tensor([-1, 0]), torch.tensor([0, 1, 2]), torch.tensor([0.0, 1.0])]
+    )
+    def test_labels_are_checked(self, label: Tensor) -> None:
+        with pytest.raises(UsageError) as caught:
+            flip_probability(classifier(6, 5), numbers(2, 6), 0.1, label=label)
+        assert caught.value.where == "label"
+
+    def test_a_label_outside_the_outputs_asked_for_has_no_answer(self) -> None:
+        subject, x = classifier(6, 5), numbers(2, 6)
+        with pytest.raises(UsageError, match="not among the outputs"):
+            flip_probability(subject, x, 0.1, label=torch.tensor([0, 1]), outputs=torch.tensor([0, 2]))
+
+    def test_candidates(self) -> None:
+        clean = torch.tensor([[0.1, 0.9, 0.5, 0.3]])
+        assert candidates(clean, torch.tensor([0]), 3).tolist() == [[0, 1, 2]]
+        assert candidates(clean, torch.tensor([1])).tolist() == [[1, 2, 3, 0]]
+
+
+class TestConfusion:
+    def test_rows_average_over_their_inputs(self) -> None:
+        subject, x = classifier(6, 20, 4), numbers(7, 6)
+        labels = torch.tensor([0, 0, 2, 2, 2, 3, 0])
+        matrix = confusion(subject, x, labels, 0.2)
+        shares = flip_probability(subject, x, 0.2).probabilities
+        assert matrix.shape == (4, 4)
+        torch.testing.assert_close(matrix[2], shares[2:5].mean(0))
+        torch.testing.assert_close(matrix[3], shares[5])
+        assert (matrix[1] == 0).all()
+        assert (matrix.sum(1) <= 1 + 1e-12).all()
+        torch.testing.assert_close(matrix[[0, 2, 3]].sum(1), torch.ones(3).double())
+
+    def test_no_noise_is_the_ordinary_confusion_matrix(self) -> None:
+        subject, x = classifier(6, 20, 4), numbers(9, 6)
+        labels = torch.arange(9) % 4
+        expected = torch.zeros(4, 4).double()
+        for label, found in zip(labels, subject.probe(x).argmax(1), strict=True):
+            expected[label, found] += 1
+        expected /= expected.sum(1, keepdim=True)
+        torch.testing.assert_close(confusion(subject, x, labels, 0.0), expected)
+
+
+class TestSensitivityMap:
+    def linear(self) -> tuple[nn.Linear, Tensor, Tensor]:
+        torch.manual_seed(0)
+        return nn.Linear(5, 3).double(), numbers(2, 5), numbers(2, 5, seed=1).square() + 0.1
+
+    @pytest.mark.parametrize("target", [1, torch.tensor([0, 2])], ids=["one", "each"])
+    def test_a_linear_network_by_hand(self, target: Any) -> None:
+        model, x, variance = self.linear()
+        found = sensitivity_map(model, x, variance, target=target)
+        rows = model.weight.detach()[torch.as_tensor(target).expand(2)]
+        total = (rows.square() * variance).sum(1)
+        torch.testing.assert_close(found.variance, total)
+        torch.testing.assert_close(found.jacobian, rows)
+        torch.testing.assert_close(found.variance_share, rows.square() * variance / total.unsqueeze(1))
+        torch.testing.assert_close(found.explained, torch.ones(2).double())
+        assert found.grade is Grade.EXACT
+
+    def test_the_difference_of_two_outputs(self) -> None:
+        model, x, variance = self.linear()
+        found = sensitivity_map(model, x, variance, target=0, versus=torch.tensor([1, 2]))
+        rows = model.weight.detach()[0] - model.weight.detach()[[1, 2]]
+        torch.testing.assert_close(found.jacobian, rows)
+        torch.testing.assert_close(found.variance, (rows.square() * variance).sum(1))
+
+    def test_the_decision_is_the_default(self) -> None:
+        model, x, variance = self.linear()
+        chosen = model(x).argmax(1)
+        torch.testing.assert_close(sensitivity_map(model, x, variance).jacobian, model.weight.detach()[chosen])
+
+    def test_shares_are_what_switching_an_element_off_takes_away(self) -> None:
+        model, x, variance = self.linear()
+        whole = propagate(model, x, variance, outputs=torch.tensor([1])).variance[:, 0]
+        found = sensitivity_map(model, x, variance, target=1)
+        for element in range(5):
+            less = variance.clone()
+            less[:, element] = 0
+            lost = 1 - propagate(model, x, less, outputs=torch.tensor([1])).variance[:, 0] / whole
+            torch.testing.assert_close(found.variance_share[:, element], lost)
+
+    def test_the_expected_jacobian_of_a_block_is_exact(self) -> None:
+        """B diag(Phi) A, by Stein's lemma, and what it leaves unexplained is the non-linearity's."""
+        subject, x = classifier(6, 20, 3), numbers(2, 6)
+        first, last = subject.model[0], subject.model[2]  # type: ignore[index]
+        mean, std = first(x), 0.5 * first.weight.norm(dim=1)
+        active = torch.special.erfc(-mean / std / 2**0.5) / 2
+        expected = (last.weight[1] * active) @ first.weight
+        found = sensitivity_map(subject, x, 0.25, target=1, rank=6)
+        torch.testing.assert_close(found.jacobian, expected)
+        assert (found.explained < 1).all()
+        assert (found.explained > 0.3).all()
+        torch.testing.assert_close(found.explained, found.variance_share.sum(1))
+
+    def test_no_noise(self) -> None:
+        model, x, _ = self.linear()
+        found = sensitivity_map(model, x, 0.0, target=0)
+        assert (found.variance_share == 0).all()
+        torch.testing.assert_close(found.jacobian, model.weight.detach()[[0, 0]])
+
+    def test_a_model_that_cannot_be_captured(self) -> None:
+        model, x = Branching().double(), numbers(3, 4)
+        found = sensitivity_map(model, x, 0.1, target=0)
+        assert found.grade is Grade.LINEARISED
+        sign = torch.where(x.sum(1) > 0, 1.0, 2.0).double()
+        torch.testing.assert_close(found.jacobian, sign.unsqueeze(1) * model.layer.weight.detach()[0])
+        torch.testing.assert_close(found.explained, torch.ones(3).double())
+
+    @pytest.mark.parametrize(
+        "noise",
+        [
+            Dense(torch.eye(5).unsqueeze(0), (5,)),
+            torch.eye(5),
+            LowRankPlusDiagonal(torch.ones(1, 1, 5), torch.ones(1, 5)),
+        ],
+    )
+    def test_correlated_noise_has_no_shares(self, noise: Any) -> None:
+        model, x, _ = self.linear()
+        with pytest.raises(UsageError, match="independent noise"):
+            sensitivity_map(model, x, noise)
+        sensitivity_map(model, x, Diagonal(torch.ones(1, 5)))
+
+    @pytest.mark.parametrize(("name", "value"), [("target", 3), ("versus", -1), ("target", torch.tensor([0, 1, 2]))])
+    def test_indices_are_checked(self, name: str, value: Any) -> None:
+        model, x, _ = self.linear()
+        with pytest.raises(UsageError) as caught:
+            sensitivity_map(model, x, 0.1, **{name: value})
+        assert caught.value.where == name
