@@ -1,9 +1,13 @@
-"""Propagation against numbers computed elsewhere: by mpmath with 45 digits, and by 16 x 2^17 randomised quasi-random points.
+"""Propagation against numbers computed elsewhere: by mpmath with 45 digits, and by 16 x 2^17 randomised quasi-random
+points.
 
-One affine-ReLU-affine block, where the method is exact, and deep random networks, where it carries the error of the Gaussian closure.
+One affine-ReLU-affine block, where the method is exact, and deep random networks, where it carries the error of the
+Gaussian closure.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -75,7 +79,7 @@ def test_one_block_is_exact(
 
 @pytest.mark.parametrize("method", ["gain", "factor"])
 def test_one_block_to_first_order(method: str) -> None:
-    """Means and the hidden variances are exact; only the covariances of pairs of units are first order, and graded so."""
+    """Means and hidden variances are exact; only covariances of pairs are first order, and graded so."""
     row, bias, mean, covariance = BLOCKS[0]
     result = propagate(block(row, bias), MEAN, NOISE, method=method)
     assert result.grade is Grade.CLOSED_FORM
@@ -88,7 +92,7 @@ def network(seed: int, widths: list[int]) -> tuple[nn.Sequential, Tensor, Tensor
     """Layers W ~ N(0, 2 / fan in), b ~ N(0, 0.01), then a mean and a covariance, all drawn in this order."""
     r = np.random.RandomState(seed)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in pairwise(widths):
         weight, bias = r.randn(outputs, inputs) * np.sqrt(2 / inputs), 0.1 * r.randn(outputs)
         layers += [dense_layer(tensor(weight), tensor(bias)), nn.ReLU()]
     mean, root = r.randn(widths[0]), r.randn(widths[0], widths[0])
@@ -184,7 +188,8 @@ def test_sampling_finds_the_truth() -> None:
     result = propagate(model, mean, 0.25 * noise, method="mc", samples=100_000)
     variance = tensor([0.101792, 0.060793])
     assert result.standard_error is not None
-    # six standard errors: a false alarm of 2e-9 per number for a normal statistic; kurtosis of these outputs stays below 9
+    # six standard errors: a false alarm of 2e-9 per number for a normal statistic; kurtosis of these outputs stays
+    # below 9
     assert ((result.mean[0] - tensor([-0.873902, -0.422362])).abs() < 6 * result.standard_error[0] + 2e-5).all()
     assert (result.variance[0] / variance - 1).abs().max() < 6 * (8 / 100_000) ** 0.5
     torch.testing.assert_close(result.standard_error[0], (result.variance[0] / 100_000).sqrt())

@@ -1,4 +1,4 @@
-"""The forward and reverse walks, rule tables, linear maps and fallbacks, with small domains whose behaviour is known."""
+"""The forward and reverse walks, rule tables, linear maps and fallbacks, with small known domains."""
 
 from __future__ import annotations
 
@@ -292,7 +292,8 @@ class TestFallback:
         mean, count = numbers(2, 3), 4000
         draws = 0.5 * numbers(count, 2, 3, seed=1)
         replaced = fallback.sampled(lambda x: x.square(), [mean], [draws])
-        # E x^2 = m^2 + 1/4 with deviation sqrt(4 m^2 / 4 + 1/8); what the slope 2 m leaves is d^2, of variance 2/16: six deviations
+        # E x^2 = m^2 + 1/4 with deviation sqrt(4 m^2 / 4 + 1/8); what the slope 2 m leaves is d^2, of variance 2/16:
+        # six deviations
         deviation = (mean.square() + 1 / 8).sqrt()
         assert ((replaced.mean - mean.square() - 0.25).abs() < 6 * deviation / count**0.5).all()
         assert replaced.innovation is not None

@@ -179,7 +179,8 @@ def test_tied_weights_may_be_stored_once(tmp_path):
 
 def test_old_batch_norm_without_counter_loads(tmp_path):
     (tmp_path / "normed.py").write_text(
-        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))\n"
+        "from torch import nn\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), "
+        "nn.Linear(64, 10))\n"
     )
     state = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10)).state_dict()
     state["1.running_mean"] += 0.5

@@ -311,7 +311,7 @@ class TestAgreement:
         assert found.ratio_low < found.ratio < found.ratio_high
 
     def test_the_interval_covers_what_more_draws_find(self) -> None:
-        """The interval over inputs holds the ratio that 20 times the draws give, for 5 of 6 seeds at least (chance of fewer: 4 %)."""
+        """The interval holds the ratio that 20 times the draws give, for 5 of 6 seeds (chance of fewer: 4 %)."""
         twin = load_subject("demo:regression")
         settings = MomentsConfig(inputs=30, sigmas=(0.1,))
         level = collect(twin, settings.model_copy(update={"check": 10_000, "seed": 1000}), None).levels[0]

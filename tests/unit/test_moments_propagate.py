@@ -1,9 +1,9 @@
-"""Propagation: how noise is stated, what each method gives on networks of every kind, gradients, precision, memory, refusals."""
+"""Propagation: statements of noise, methods on networks of every kind, gradients, precision, memory, refusals."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ class TestNoise:
             covariance = as_covariance(noise, self.mean)
             assert all(t.dtype == torch.float64 for t in vars(covariance).values() if isinstance(t, Tensor))
 
-    REFUSED = [
+    REFUSED: ClassVar = [
         (-0.1, "negative"),
         (torch.tensor([[1.0, -1.0], [1.0, 1.0]]), "negative"),
         (Diagonal(torch.full((1, 2, 2), -1.0)), "negative"),
@@ -553,7 +553,7 @@ NETWORKS: dict[
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_against_sampling(name: str) -> None:
-    """Within the stated errors in output deviations and shares of the variance, and six standard errors of 20,000 draws."""
+    """Within the stated errors in output deviations and variance, and six standard errors of 20,000 draws."""
     build, shape, mean_within, ratio_within = NETWORKS[name]
     torch.manual_seed(1)
     subject = Subject.from_model(build().double(), example=numbers(2, *shape, seed=3))
@@ -570,7 +570,7 @@ def test_networks_against_sampling(name: str) -> None:
     ("inputs", "draws"), [(8, 10_000), pytest.param(20, 100_000, marks=pytest.mark.slow)], ids=["quick", "thorough"]
 )
 def test_the_trained_digits_network(inputs: int, draws: int) -> None:
-    """Noise of a tenth of the range; sampling alone has a mean error of sqrt(2 / (pi draws)) deviations, which is allowed on top."""
+    """Noise of a tenth of the range; sampling's own mean error, sqrt(2 / (pi draws)), is allowed on top."""
     subject = load_subject("demo")
     assert subject.data is not None
     x = subject.data.inputs[torch.linspace(0, len(subject.data) - 1, inputs).round().long()]
@@ -681,7 +681,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_the_factor_method_never_holds_a_matrix() -> None:
-    """Widths of 2304 and 1536 units: nothing larger than rank + 2 copies of a layer, where a matrix would be 5 million numbers."""
+    """Widths of 2304 and 1536: nothing larger than the columns' copies of a layer; a matrix has 5 million numbers."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),

@@ -1,4 +1,4 @@
-"""Every moments rule against sampling, its map against its transpose; and the check itself against rules that are wrong."""
+"""Every moments rule against sampling and its map against its transpose; and the check itself against wrong rules."""
 
 from __future__ import annotations
 

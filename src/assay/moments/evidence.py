@@ -214,7 +214,8 @@ def _level(
 def _sample(
     subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor, row: int, sigma: float, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # draws of their own for every input, so errors average out over inputs and their spread tells how well; and others than
+    # draws of their own for every input, so errors average out over inputs and their spread tells how well; and
+    # others than
     # those of method "mc", which would agree with itself
     alone = x[row : row + 1]
     request = Request(
