@@ -16,7 +16,7 @@ from assay.graph import OPERATORS, Graph, Node, Operator, Sample
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
-Element = TypeVar("Element")
+Element_co = TypeVar("Element_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class RuleTable(Generic[F]):
         return iter(self._rules.values())
 
 
-class Domain(Protocol[Element]):
+class Domain(Protocol[Element_co]):
     """What a forward walk needs of a domain."""
 
-    def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> Element:
+    def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> Element_co:
         """Element of a node from its operands (elements or tensors); `live` names what later nodes still read."""
         ...
 
