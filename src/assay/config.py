@@ -73,7 +73,7 @@ def validated(content: dict[str, object], where: str) -> AuditConfig:
 
 
 def to_toml(config: AuditConfig) -> str:
-    """The configuration as TOML; reading it back gives the same configuration."""
+    """What was set, as TOML; the rest are defaults, so reading it back gives the same configuration."""
     import tomlkit
 
-    return tomlkit.dumps(config.model_dump(mode="json", exclude_none=True))
+    return tomlkit.dumps(config.model_dump(mode="json", exclude_none=True, exclude_unset=True))

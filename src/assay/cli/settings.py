@@ -72,12 +72,14 @@ def merged(given: BaseModel, *, file: Path | None = None, seed: int | None = Non
         UsageError: for a bad file or value, naming the key or the flag.
     """
     base = AuditConfig() if file is None else read_config(file)
-    content = base.model_dump()
+    # what nobody set stays unset: an analysis may fit such values to the model's size
+    sections = {name: getattr(base, name) for name in AuditConfig.model_fields}
+    content = {name: settings.model_dump(exclude_unset=True) for name, settings in sections.items()}
     flags = dict(given_flags(given))
-    for section in content:
-        if seed is not None and "seed" in content[section]:
+    for section, settings in sections.items():
+        if seed is not None and "seed" in type(settings).model_fields:
             content[section]["seed"] = seed
-        if strict and "fallback" in content[section]:
+        if strict and "fallback" in type(settings).model_fields:
             if flags.get((section, "fallback"), "error") != "error":
                 raise UsageError(
                     "--strict forbids what this flag asks for.",
