@@ -93,7 +93,9 @@ class FactorDomain:
         count = self.innovation_columns
         generator = torch.Generator().manual_seed(self._carried)
         self._carried += 1
-        signs = 2 * torch.randint(0, 2, (count, 1, *innovation.shape[1:]), generator=generator, dtype=torch.int8) - 1
+        drawn = torch.randint(0, 2**count, innovation.shape[1:], generator=generator, dtype=torch.int16)
+        bits = torch.arange(count, dtype=torch.int16).reshape(-1, *(1,) * innovation.dim())
+        signs = 1 - 2 * ((drawn.unsqueeze(0) >> bits) & 1)  # one draw gives a unit's signs in all columns
         added = safe_sqrt(innovation / count) * signs.to(innovation)
         return torch.cat([factor[:-count], factor[-count:] + added])
 
