@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from assay.cli import streams
 from assay.cli.failures import Interrupted
+from assay.cli.memory import keep_freed_memory
 from assay.cli.options import Printing
 from assay.errors import StoreError, UsageError
 
@@ -50,6 +51,7 @@ def perform(
         Interrupted: after Ctrl-C, saying what was saved.
     """
     check_directory(directory)
+    keep_freed_memory()
     with streams.result_only():
         from assay.audit import ANALYSES, audit, plan
         from assay.config import to_toml
