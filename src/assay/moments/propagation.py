@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from assay.errors import CaptureError, NumericalError, UsageError
 from assay.moments.domain import Fallback, refuse_unsupported
-from assay.moments.methods import GRAPH_METHODS, METHODS, Request
+from assay.moments.methods import GRAPH_METHODS, METHODS, Request, option_names
 from assay.moments.noise import Noise, as_covariance
 from assay.moments.result import Moments
 from assay.subject import Subject, as_subject
@@ -29,6 +30,7 @@ def propagate(
     samples: int = 1000,
     seed: int = 0,
     fallback: Fallback = "linearise",
+    **options: Any,
 ) -> Moments:
     """Mean and covariance of a network's outputs when its input is Gaussian.
 
@@ -45,12 +47,13 @@ def propagate(
         samples: draws of ``mc``.
         seed: of random directions and draws.
         fallback: for operators without a rule: ``linearise``, ``sample``, or ``error`` (strict).
+        options: of the method alone, such as ``relu=-1`` of ``two_stage``; the method's docstring lists them.
 
     Returns:
         Moments: mean (B, K), covariance (B, K, K), variance, grade, and a row per layer.
 
     Raises:
-        UsageError: for a bad method, noise or shape.
+        UsageError: for a bad method, option, noise or shape.
         CaptureError: when the method needs a graph and the model cannot be captured.
         UnsupportedOperator: with ``fallback="error"``, listing all operators without a rule.
         NumericalError: when a result would hold NaN or infinity.
@@ -79,9 +82,16 @@ def propagate(
             where="method",
             advice=f"Choose one of: auto, {', '.join(METHODS)}.",
         )
+    method_of_choice = METHODS[name]
+    unknown = sorted(set(options) - set(option_names(name)))
+    if unknown:
+        known = ", ".join(option_names(name)) or "none"
+        raise UsageError(
+            f"The method {name!r} has no option {unknown[0]!r}.", where="propagate", advice=f"Its options: {known}."
+        )
     if name in GRAPH_METHODS and fallback == "error":
         refuse_unsupported(request.graph)
-    result = METHODS[name](replace(request, reason=reason))
+    result = method_of_choice(replace(request, reason=reason), **options)
     if not bool(torch.isfinite(result.mean).all() and torch.isfinite(result.covariance).all()):
         raise NumericalError(
             f"Propagation by {name!r} gave NaN or infinity.",

@@ -1,7 +1,11 @@
-"""Propagation methods, one file per method: `(request) -> Moments`. To add a method, add a file and a line here."""
+"""Propagation methods, one file per method: `(request, *, options) -> Moments`.
+
+To add a method, add a file and a line here; its keyword-only parameters become options of `propagate`.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -9,7 +13,7 @@ from assay.moments.methods import dense, diagonal, factor, linearise, monte_carl
 from assay.moments.methods.request import Request
 from assay.moments.result import Moments
 
-METHODS: Mapping[str, Callable[[Request], Moments]] = MappingProxyType(
+METHODS: Mapping[str, Callable[..., Moments]] = MappingProxyType(
     {
         "exact": dense.exact,
         "gain": dense.gain,
@@ -23,4 +27,11 @@ METHODS: Mapping[str, Callable[[Request], Moments]] = MappingProxyType(
 GRAPH_METHODS = frozenset({"exact", "gain", "factor", "diagonal"})
 """Methods that need the captured graph; the others only evaluate the model."""
 
-__all__ = ["GRAPH_METHODS", "METHODS", "Request"]
+
+def option_names(method: str) -> tuple[str, ...]:
+    """Options that one method takes beyond those of every method."""
+    parameters = inspect.signature(METHODS[method]).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+__all__ = ["GRAPH_METHODS", "METHODS", "Request", "option_names"]
