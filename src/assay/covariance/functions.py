@@ -189,6 +189,49 @@ def _(covariance: Dense, left: Tensor, right: Tensor) -> Tensor:
     return flat_rows(left).mT @ covariance.matrix @ flat_rows(right)
 
 
+@singledispatch
+def times(covariance: Covariance, columns: Tensor) -> Tensor:
+    """S applied to columns (k, B, *shape): (k, B, *shape)."""
+    return _unknown(covariance)
+
+
+@times.register
+def _(covariance: Diagonal, columns: Tensor) -> Tensor:
+    return covariance.variance * columns
+
+
+@times.register
+def _(covariance: LowRankPlusDiagonal, columns: Tensor) -> Tensor:
+    rows = flat_rows(covariance.factor)
+    return flat_columns(rows @ (rows.mT @ flat_rows(columns)), covariance.shape[1:]) + covariance.rest * columns
+
+
+@times.register
+def _(covariance: Dense, columns: Tensor) -> Tensor:
+    return flat_columns(covariance.matrix @ flat_rows(columns), covariance.event)
+
+
+@singledispatch
+def select(covariance: Covariance, rows: slice | Tensor) -> Covariance:
+    """The covariance of some samples of the batch, given as a slice or indices."""
+    return _unknown(covariance)
+
+
+@select.register
+def _(covariance: Diagonal, rows: slice | Tensor) -> Covariance:
+    return Diagonal(covariance.variance[rows])
+
+
+@select.register
+def _(covariance: LowRankPlusDiagonal, rows: slice | Tensor) -> Covariance:
+    return LowRankPlusDiagonal(covariance.factor[:, rows], covariance.rest[rows])
+
+
+@select.register
+def _(covariance: Dense, rows: slice | Tensor) -> Covariance:
+    return Dense(covariance.matrix[rows], covariance.event)
+
+
 def between(first: LowRankPlusDiagonal, second: LowRankPlusDiagonal) -> Tensor:
     """Elementwise covariance (B, ...) of two tensors whose factors share their sources; the rests are independent."""
     return (first.factor * second.factor).sum(0)
@@ -260,11 +303,12 @@ def compress(covariance: Covariance, rank: int) -> LowRankPlusDiagonal:
         return LowRankPlusDiagonal(
             flat_columns(kept, covariance.shape[1:]), covariance.rest + left.reshape(covariance.shape)
         )
-    values, vectors = torch.linalg.eigh(covariance.matrix)
+    full = to_dense(covariance)
+    values, vectors = torch.linalg.eigh(full.matrix)
     first = max(values.shape[-1] - rank, 0)  # eigenvalues ascend
     kept = vectors[..., first:] * values[..., None, first:].clamp(min=0).sqrt()
-    left = (covariance.matrix.diagonal(dim1=1, dim2=2) - kept.square().sum(-1)).clamp(min=0)
-    return LowRankPlusDiagonal(flat_columns(kept, covariance.event), left.reshape(covariance.shape))
+    left = (full.matrix.diagonal(dim1=1, dim2=2) - kept.square().sum(-1)).clamp(min=0)
+    return LowRankPlusDiagonal(flat_columns(kept, full.event), left.reshape(covariance.shape))
 
 
 def size_in_bytes(covariance: Covariance) -> int:

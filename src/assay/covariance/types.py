@@ -1,4 +1,4 @@
-"""The three forms of a covariance over tensors of shape (B, *shape)."""
+"""The forms of a covariance over tensors of shape (B, *shape)."""
 
 from __future__ import annotations
 
@@ -64,4 +64,55 @@ class Dense:
         return (self.matrix.shape[0], *self.event)
 
 
-Covariance = Diagonal | LowRankPlusDiagonal | Dense
+@dataclass(frozen=True, eq=False)
+class Convolved:
+    """Smooth noise on pictures: white noise convolved along the last axes, then scaled elementwise.
+
+    x = scale * (taps[0] * (taps[1] * ... w)), with white noise w on a canvas that is larger than the picture by the
+    width of the taps, so that the border is like the middle. Channels are independent. Memory: one picture.
+
+    Attributes:
+        taps: one filter per convolved axis, the last axes of the picture; of unit norm, so that `scale` is the
+            standard deviation.
+        scale: (B, *shape).
+    """
+
+    taps: tuple[Tensor, ...]
+    scale: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (B, *shape) of the described tensor."""
+        return tuple(self.scale.shape)
+
+    @property
+    def canvas(self) -> tuple[int, ...]:
+        """Shape of one sample's white noise."""
+        event, count = self.shape[1:], len(self.taps)
+        grown = (size + len(taps) - 1 for size, taps in zip(event[-count:], self.taps, strict=True))
+        return (*event[: len(event) - count], *grown)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """What is left of a covariance S when the values of some linear functionals v_k x are known.
+
+    S - sum_k (S v_k)(S v_k)^T, for functionals with v_j S v_k = 1 if j = k, else 0 (or v_k = 0).
+
+    Attributes:
+        base: S.
+        functionals: v (k, B, *shape).
+        columns: S v (k, B, *shape).
+    """
+
+    base: Covariance
+    functionals: Tensor
+    columns: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (B, *shape) of the described tensor."""
+        return self.base.shape
+
+
+Covariance = Diagonal | LowRankPlusDiagonal | Dense | Convolved | Conditioned

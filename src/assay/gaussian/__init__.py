@@ -1,11 +1,26 @@
 """The ground floor of mathematics: exact moments of scalar functions of one or two Gaussian variables.
 
 One file per idea: the normal law, one rectified variable, two variables, piecewise linear functions, the larger of
-two, and quadrature for everything else. All functions broadcast, differentiate without NaN also at zero variance and
-at correlation one, and are accurate to round-off for means and standard deviations of any size.
+two, steps, GELU, exponentials and waves; quadrature and Hermite series for everything else. All functions broadcast,
+differentiate without NaN also at zero variance and at correlation one, and are accurate to round-off for means and
+standard deviations of any size.
 """
 
-from assay.gaussian.bivariate import bivariate_normal_cdf, rectified_covariance, relu_covariance
+from assay.gaussian.bivariate import (
+    bivariate_normal_cdf,
+    rectified_covariance,
+    rectified_covariance_matrix,
+    relu_covariance,
+)
+from assay.gaussian.exponential import exponential_left, exponential_moments, sine_left, sine_moments
+from assay.gaussian.gelu import gelu_covariance, gelu_gain, gelu_left, gelu_moments
+from assay.gaussian.hermite import (
+    TERMS,
+    hermite_coefficients,
+    hermite_covariance,
+    hinge_coefficients,
+    smooth_moments,
+)
 from assay.gaussian.maximum import maximum_moments
 from assay.gaussian.normal import density, distribution, log_distribution, mills_ratio
 from assay.gaussian.piecewise import (
@@ -29,13 +44,23 @@ from assay.gaussian.rectified import (
     relu_moments,
     standardise,
 )
+from assay.gaussian.step import (
+    ERF_STEEPNESS,
+    heaviside_covariance,
+    heaviside_moments,
+    probit_covariance,
+    probit_left,
+    probit_moments,
+)
 
 __all__ = [
     "ABSOLUTE",
+    "ERF_STEEPNESS",
     "HARDSIGMOID",
     "HARDTANH",
     "RELU",
     "RELU6",
+    "TERMS",
     "PiecewiseLinear",
     "RectifiedStatistics",
     "bivariate_normal_cdf",
@@ -44,7 +69,18 @@ __all__ = [
     "density",
     "distribution",
     "elementwise_moments",
+    "exponential_left",
+    "exponential_moments",
+    "gelu_covariance",
+    "gelu_gain",
+    "gelu_left",
+    "gelu_moments",
+    "heaviside_covariance",
+    "heaviside_moments",
     "hermite",
+    "hermite_coefficients",
+    "hermite_covariance",
+    "hinge_coefficients",
     "leaky_relu",
     "legendre",
     "log_distribution",
@@ -52,10 +88,17 @@ __all__ = [
     "mills_ratio",
     "piecewise_linear_covariance",
     "piecewise_linear_moments",
+    "probit_covariance",
+    "probit_left",
+    "probit_moments",
     "rectified",
     "rectified_covariance",
+    "rectified_covariance_matrix",
     "relu_covariance",
     "relu_gain",
     "relu_moments",
+    "sine_left",
+    "sine_moments",
+    "smooth_moments",
     "standardise",
 ]

@@ -31,6 +31,9 @@ _SCHEDULE = {
 }
 """(largest |rho|, nodes) that reach the round-off of the dtype; beyond the last entry the end correction takes over."""
 
+_LEAST_STRIP = 64
+"""Rows evaluated together by `rectified_covariance_matrix`."""
+
 _GRADIENT_MARGIN = {torch.float64: 1e-12, torch.float32: 1e-7}
 """Distance of |rho| from 1 kept in derivatives, where the conditional standard deviation would be zero."""
 
@@ -276,6 +279,41 @@ def rectified_covariance(a: Number, b: Number, rho: Number) -> Tensor:
     """
     a, b, rho = as_tensors(a, b, rho)
     return _RectifiedCovariance.apply(a, b, rho)
+
+
+def rectified_covariance_matrix(a: Tensor, correlation: Tensor) -> Tensor:
+    """The kernel K for all pairs of one vector, at about half the cost of `rectified_covariance`: K is symmetric.
+
+    Args:
+        a: (..., n) standardised means.
+        correlation: (..., n, n), symmetric.
+
+    Returns:
+        (..., n, n). Grade: exact.
+
+    Example:
+        >>> a = torch.zeros(2, dtype=torch.float64)
+        >>> correlation = torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+        >>> [round(float(value), 6) for value in rectified_covariance_matrix(a, correlation)[0]]
+        [0.340845, 0.145344]
+    """
+    count = a.shape[-1]
+    step = max(_LEAST_STRIP, count // 16)
+    differentiated = torch.is_grad_enabled() and (a.requires_grad or correlation.requires_grad)
+    if differentiated or step >= count:
+        return rectified_covariance(a.unsqueeze(-1), a.unsqueeze(-2), correlation)
+    # the diagonal has its own closed form, and left out it needs no end correction
+    correlation = correlation - torch.diag_embed(correlation.diagonal(dim1=-2, dim2=-1))
+    result = torch.empty_like(correlation)
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
+        strip = rectified_covariance(
+            a[..., rows].unsqueeze(-1), a[..., start:].unsqueeze(-2), correlation[..., rows, start:]
+        )
+        result[..., rows, start:] = strip
+        result[..., start:, rows] = strip.mT
+    result.diagonal(dim1=-2, dim2=-1).copy_(rectified(a).variance)
+    return result
 
 
 def relu_covariance(mean1: Number, std1: Number, mean2: Number, std2: Number, rho: Number) -> Tensor:

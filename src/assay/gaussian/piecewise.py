@@ -9,7 +9,7 @@ is much larger than the distances of the knots, the pieces between knots are int
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -215,9 +215,14 @@ def piecewise_linear_moments(
     require_deviation(std, "piecewise_linear_moments(std)")
     function = _checked(PiecewiseLinear(slope, offset, tuple(knots), tuple(jumps)))
     mean, std = broadcast(mean, std)
-    near = _anchor(function, mean, std)
     if len(function.knots) < 2:
-        return _closed(near, function, std)
+        return _closed(_anchor(function, mean, std), function, std)
+    if mean.dtype != torch.float64:  # terms like std^2 cancel to a bounded variance: rounded once, at the end
+        wider = PiecewiseLinear(*(_doubled(part) for part in function))
+        found = piecewise_linear_moments(mean.double(), std.double(), *wider)
+        average, variance, gain = (value.to(mean.dtype) for value in found)
+        return average, variance, gain
+    near = _anchor(function, mean, std)
     wide = std > _WIDE * (function.knots[-1] - function.knots[0])
     if not bool(wide.any()):
         return _closed(near, function, std)
@@ -274,6 +279,12 @@ def piecewise_linear_covariance(
             kernel = rectified_covariance(one.points[j], two.points[k], one.sides[j] * two.sides[k] * rho)
             total = total + jump1 * jump2 * kernel
     return std1 * std2 * total
+
+
+def _doubled(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return tuple(_doubled(item) for item in part)
+    return part.double() if isinstance(part, Tensor) else part
 
 
 def _checked(function: PiecewiseLinear) -> PiecewiseLinear:

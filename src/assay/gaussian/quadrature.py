@@ -117,7 +117,7 @@ def elementwise_moments(
         tilt = tilt + (weight * node) * value
     gain = tilt / torch.where(narrow, torch.ones_like(std), std)
     if bool(narrow.any()):
-        gain = torch.where(narrow, _average_slope(function, mean, std), gain)
+        gain = torch.where(narrow, average_slope(function, mean, std), gain)
     return average, spread, gain
 
 
@@ -132,7 +132,8 @@ def _cut(mean: Tensor, std: Tensor, nodes: int, kinks: tuple[float, ...]) -> Ite
             yield point, weight * width * density(point)
 
 
-def _average_slope(function: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor) -> Tensor:
+def average_slope(function: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor) -> Tensor:
+    """E[f'(x)] by a three-node rule: for noise so small that differences of f across it would drown in rounding."""
     slope = torch.zeros_like(mean)
     for node, weight in ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6)):
         point = mean + std * node
