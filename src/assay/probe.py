@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +12,26 @@ from torch.func import functional_call, jvp, vjp
 
 @dataclass(frozen=True)
 class Probe:
-    """Function view of a model whose samples do not interact: row i of the output depends on row i of the input."""
+    """Function view of a model whose samples do not interact: row i of the output depends on row i of the input.
+
+    Attributes:
+        model: the module.
+        parameters: values that replace the model's own, by name; they may require gradients.
+    """
 
     model: nn.Module
+    parameters: Mapping[str, Tensor] = field(default_factory=dict, hash=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs (B, K) of a batch (B, ...), without gradients."""
         with torch.no_grad():
-            return self.model(x)
+            return self.function(x) if self.parameters else self.model(x)
 
     @property
     def function(self) -> Callable[[Tensor], Tensor]:
-        """Pure differentiable function of the input, with the parameters held fixed."""
+        """Pure function of the input, differentiable by it and by the parameters given; the model's own are fixed."""
         state = {name: t.detach() for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
+        state |= dict(self.parameters)
         return lambda x: functional_call(self.model, state, (x,))
 
     def jvp(self, x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,12 +22,14 @@ class Step:
         inputs: names of the inputs the map reads, in the map's order.
         linear: the node's linear map.
         innovation: variance (B, ...) of independent noise the node adds, or None.
+        sources: other noise the node adds, correlated between its units; what these are is the domain's affair.
     """
 
     node: str
     inputs: tuple[str, ...]
     linear: LinearMap
     innovation: Tensor | None = None
+    sources: tuple[Any, ...] = ()
 
 
 def forward(

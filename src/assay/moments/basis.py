@@ -19,7 +19,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from assay.covariance import Covariance, Dense, Diagonal, LowRankPlusDiagonal
+from assay.covariance import Conditioned, Convolved, Covariance, Dense, Diagonal, LowRankPlusDiagonal, to_dense
+from assay.covariance.conditioned import freed
+from assay.covariance.convolved import root, root_transposed
 from assay.covariance.functions import flat_columns, flat_rows, safe_sqrt, square_root
 
 
@@ -39,11 +41,17 @@ def low_rank(
     """
     if isinstance(covariance, LowRankPlusDiagonal):
         return _complete(covariance, rank, guides, seed)
+    if isinstance(covariance, Conditioned):
+        whole, exact = low_rank(covariance.base, rank, guides, seed=seed)
+        return LowRankPlusDiagonal(freed(covariance, whole.factor), whole.rest), exact
     shape = covariance.shape
-    size = covariance.matrix.shape[-1] if isinstance(covariance, Dense) else covariance.variance[0].numel()
+    size = math.prod(shape[1:])
     zero = torch.zeros(shape, dtype=_dtype(covariance))
     if rank >= size:
-        return LowRankPlusDiagonal(_full(covariance), zero), True
+        full = to_dense(covariance) if isinstance(covariance, Convolved) else covariance
+        return LowRankPlusDiagonal(_full(full), zero), True
+    if isinstance(covariance, Convolved):
+        return _smooth(covariance, rank, guides, seed), False
     through_root, through_transposed = _roots(covariance)
     generator = torch.Generator().manual_seed(seed)
     directions = _coloured(shape[1:], rank, zero, generator) if isinstance(covariance, Diagonal) else None
@@ -53,6 +61,18 @@ def low_rank(
             guided = through_transposed(flat_rows(guides()))
         directions = _sketched(guided, rank, shape, zero, generator)
     return LowRankPlusDiagonal(flat_columns(through_root(directions), shape[1:]), zero), False
+
+
+def _smooth(covariance: Convolved, rank: int, guides: Callable[[], Tensor] | None, seed: int) -> LowRankPlusDiagonal:
+    """Columns of smooth noise: guided and random directions of the white noise behind it."""
+    canvas = (covariance.shape[0], *covariance.canvas)
+    guided = None
+    if guides is not None and rank > 1:
+        guided = flat_rows(root_transposed(covariance, guides()))
+    generator = torch.Generator().manual_seed(seed)
+    directions = _sketched(guided, rank, canvas, covariance.scale, generator)
+    factor = root(covariance, flat_columns(directions, canvas[1:]))
+    return LowRankPlusDiagonal(factor, torch.zeros_like(covariance.scale))
 
 
 def _roots(covariance: Dense | Diagonal) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -123,5 +143,7 @@ def _full(covariance: Dense | Diagonal) -> Tensor:
     return flat_columns(torch.diag_embed(flat), covariance.shape[1:])
 
 
-def _dtype(covariance: Dense | Diagonal) -> torch.dtype:
+def _dtype(covariance: Dense | Diagonal | Convolved) -> torch.dtype:
+    if isinstance(covariance, Convolved):
+        return covariance.scale.dtype
     return covariance.matrix.dtype if isinstance(covariance, Dense) else covariance.variance.dtype

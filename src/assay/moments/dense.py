@@ -1,9 +1,8 @@
 """The full-covariance domain: one matrix per pair of live tensors, so skip connections keep theirs.
 
-`exact` uses the closed-form covariance of every pair of units where a rule knows it; `gain` keeps first-order
-covariances off the diagonal. Memory: B n^2 for the largest layer of n units (times the number of live branches); for
-networks whose
-layers fit.
+`exact` uses the covariance of every pair of units that a rule knows; `gain` keeps first-order covariances off the
+diagonal. Memory: B n^2 for the largest layer of n units (times the number of live branches); for networks whose layers
+fit.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from assay.covariance import LinearMap
 from assay.covariance.functions import flat_columns, flat_rows, square_root
+from assay.grade import Grade
 from assay.graph import Node
 from assay.moments.domain import Fallback, Trust, frozen_value, operands_of, share_of, smooth
-from assay.moments.smoothed import Smoothed
+from assay.moments.smoothed import Blocks, Operands, Smoothed
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class DenseDomain:
     """Joint covariance of all live tensors, in blocks.
 
     Args:
-        exact: closed-form covariance of pairs where known; otherwise first order off the diagonal.
+        exact: covariance of all pairs of units from the rules' kernels; otherwise first order off the diagonal.
         fallback: what to do without a rule.
     """
 
@@ -50,6 +50,8 @@ class DenseDomain:
         self.fallback: Fallback = fallback
         self.trust = Trust()
         self.blocks: dict[tuple[str, str], Tensor] = {}  # (a, b) -> (B, n_a, n_b)
+        self.shape: dict[str, tuple[float, float]] = {}
+        """Largest standardised third and fourth cumulant of what a node bends, in domains that know them."""
         self._generator = torch.Generator().manual_seed(0)
 
     def lift(self, name: str, mean: Tensor, matrix: Tensor) -> DenseElement:
@@ -61,9 +63,16 @@ class DenseDomain:
         """Blocks of the new tensor with itself and with everything still live."""
         bundle = operands_of(node, operands, batch, self)
         smoothed, grade = smooth(bundle, self.fallback)
+        return self.advance(node, bundle, smoothed, grade, live)
+
+    def advance(
+        self, node: Node, bundle: Operands, smoothed: Smoothed, grade: Grade, live: frozenset[str]
+    ) -> DenseElement:
+        """Blocks of a node that its rule made a random affine map of."""
         elements = bundle.elements
         names = [element.name for element in elements]
-        self.trust.record(node, names, grade, all_pairs=self.exact and smoothed.kernel is not None)
+        all_pairs = self.exact and smoothed.kernel is not None and smoothed.kernel.exact
+        self.trust.record(node, names, grade, all_pairs=all_pairs)
         cross = {name: self._cross(smoothed.linear, elements, name) for name in {*names, *self._related(live)}}
         matrix = self._own(smoothed, elements, cross)
         for name in live:
@@ -104,23 +113,20 @@ class DenseDomain:
         innovation = smoothed.innovation.expand(smoothed.mean.shape).reshape(matrix.shape[0], -1)
         if not (self.exact and smoothed.kernel is not None):
             return matrix + torch.diag_embed(innovation)
-        extra = smoothed.kernel.innovation(self._argument(smoothed.kernel.signs, elements))
+        extra = smoothed.kernel.innovation(self._blocks(elements, smoothed.mean.shape[1:]))
         # the diagonal (correlation 1) has its own closed form
         return matrix + extra - torch.diag_embed(extra.diagonal(dim1=1, dim2=2)) + torch.diag_embed(innovation)
 
-    def _argument(self, signs: Sequence[float], elements: Sequence[DenseElement]) -> Tensor:
-        total: Tensor | None = None
-        event = torch.broadcast_shapes(*(element.event for element in elements))
-        places = [_places(element, event).reshape(-1) for element in elements]
-        for sign, element, rows in zip(signs, elements, places, strict=True):
-            for other_sign, other, columns in zip(signs, elements, places, strict=True):
-                block = self.block(element.name, other.name)
-                if element.event != event or other.event != event:
-                    block = block[:, rows][:, :, columns]
-                term = sign * other_sign * block
-                total = term if total is None else total + term
-        assert total is not None
-        return total
+    def _blocks(self, elements: Sequence[DenseElement], event: Sequence[int]) -> Blocks:
+        places = [None if e.event == tuple(event) else _places(e, event).reshape(-1) for e in elements]
+
+        def block(first: int, second: int) -> Tensor:
+            found = self.block(elements[first].name, elements[second].name)
+            rows, columns = places[first], places[second]
+            found = found if rows is None else found[:, rows]
+            return found if columns is None else found[:, :, columns]
+
+        return block
 
     def between(self, first: DenseElement, second: DenseElement) -> Tensor:
         """Elementwise covariance, broadcast like the product of the two tensors."""

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from assay.covariance import LowRankPlusDiagonal, diagonal
 from assay.covariance.functions import safe_sqrt
-from assay.grade import Grade
+from assay.grade import Grade, combine
 from assay.graph import Node
 from assay.interpret import Step, Tied
+from assay.moments.disturbance import Disturbance
 from assay.moments.domain import Fallback, Trust, broadcast_variance, frozen_value, operands_of, share_of, smooth
 
 
@@ -52,14 +53,23 @@ class FactorDomain:
         record: keep the steps for the reverse walk.
         innovation_columns: how many of the factor's last columns carry innovations; with 0 they become independent
             rest.
+        disturbance: noise on weights and activations, with columns of its own before those of innovations.
     """
 
-    def __init__(self, *, fallback: Fallback = "linearise", record: bool = True, innovation_columns: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        fallback: Fallback = "linearise",
+        record: bool = True,
+        innovation_columns: int = 0,
+        disturbance: Disturbance | None = None,
+    ) -> None:
         self.fallback: Fallback = fallback
         self.innovation_columns = innovation_columns
         self.record = record
         self.steps: list[Step] = []
         self.trust = Trust()
+        self.disturbance = disturbance
         self._carried = 0
         self._generator = torch.Generator().manual_seed(0)
 
@@ -81,8 +91,18 @@ class FactorDomain:
             else:
                 rest = rest + innovation
         rest = rest.expand(smoothed.mean.shape)
+        sources: tuple[Any, ...] = ()
+        if self.disturbance is not None and self.disturbance.reaches(node):
+            added = self.disturbance.at(node, bundle, smoothed.mean)
+            first = len(factor) - self.innovation_columns - self.disturbance.columns
+            last = len(factor) - self.innovation_columns
+            factor = torch.cat([factor[:first], factor[first:last] + added.columns, factor[last:]])
+            rest, sources = rest + added.rest, added.sources
+            innovation = added.independent if innovation is None else innovation + added.independent
+            sketched = sketched or not self.disturbance.whole
+            grade = combine([grade, added.grade])
         if self.record:
-            self.steps.append(Step(node.name, names, smoothed.linear, innovation))
+            self.steps.append(Step(node.name, names, smoothed.linear, innovation, sources))
         self.trust.record(node, names, grade, all_pairs=False)
         element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest), sketched)
         self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +20,13 @@ class LayerRecorder:
     Args:
         trust: of the domain that walks.
         graph: as captured: only its nodes get a row.
+        shape: third and fourth cumulants of a node's argument, where the domain finds them.
     """
 
-    def __init__(self, trust: Trust, graph: Graph) -> None:
+    def __init__(
+        self, trust: Trust, graph: Graph, shape: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    ) -> None:
+        self.shape = shape
         self.trust = trust
         self.graph = graph
         self._layers = {node.name for node in graph.layers}
@@ -46,7 +53,24 @@ class LayerRecorder:
                 relative,
                 self.trust.innovation_share[node.name],
                 self.trust.grades[node.name],
+                *self.shape.get(node.name, (None, None)),
             )
             for node, variance, relative in self._rows
             if node.name in self.trust.grades and node.name in names and node.op != "identity"
         )
+
+
+def average_layers(parts: Sequence[Sequence[LayerNoise]], weights: Sequence[int]) -> tuple[LayerNoise, ...]:
+    """Rows of several batches as one: averages by the batches' sizes, largest cumulants."""
+    total = sum(weights)
+    averaged = []
+    for rows in zip(*parts, strict=True):
+        mean = {
+            name: sum(getattr(row, name) * weight for row, weight in zip(rows, weights, strict=True)) / total
+            for name in ("variance", "relative", "innovation_share")
+        }
+        for name in ("skewness", "excess"):
+            known = [value for row in rows if (value := getattr(row, name)) is not None]
+            mean[name] = max(known, default=None)
+        averaged.append(replace(rows[0], **mean))
+    return tuple(averaged)

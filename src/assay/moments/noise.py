@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from assay.covariance import Covariance, Dense, Diagonal, LowRankPlusDiagonal
+from assay.covariance import Conditioned, Convolved, Covariance, Dense, Diagonal, LowRankPlusDiagonal
 from assay.errors import UsageError
 
 Noise = float | Tensor | Covariance
@@ -42,6 +43,13 @@ def as_covariance(noise: Noise, mean: Tensor) -> Covariance:
         return LowRankPlusDiagonal(factor, _checked(_fit(noise.rest, mean)))
     if isinstance(noise, Dense):
         return _dense(noise.matrix, mean)
+    if isinstance(noise, Convolved):
+        return _convolved(noise, mean)
+    if isinstance(noise, Conditioned):
+        functionals, columns = (
+            _finite(t.to(mean).expand(len(t), *mean.shape)) for t in (noise.functionals, noise.columns)
+        )
+        return Conditioned(as_covariance(noise.base, mean), functionals, columns)
     if isinstance(noise, (int, float)):
         return Diagonal(_checked(torch.full_like(mean, float(noise))))
     if not isinstance(noise, Tensor):
@@ -115,6 +123,57 @@ def _dense(matrix: Tensor, mean: Tensor) -> Dense:
             )
     batch = matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
     return Dense(batch.expand(mean.shape[0], size, size), tuple(mean.shape[1:]))
+
+
+def _convolved(noise: Convolved, mean: Tensor) -> Convolved:
+    fits = noise.scale.shape[1:] == mean.shape[1:] and len(noise.scale) in (1, len(mean))
+    if not fits or not 0 < len(noise.taps) < mean.dim():
+        _refuse(noise.scale, mean, "Give a scale of shape (B, ...) or (1, ...) and at most one filter per axis.")
+    taps = tuple(_finite(taps.to(mean)) for taps in noise.taps)
+    return Convolved(taps, _finite(noise.scale.to(mean)).expand(mean.shape))
+
+
+def blurred_noise(
+    shape: Sequence[int], sigma: float | Tensor, blur: float | Sequence[float], *, truncate: float = 4.0
+) -> Convolved:
+    """Covariance of white noise on pictures that a Gaussian filter has blurred, without ever forming a matrix.
+
+    Every pixel has the standard deviation sigma after the blur, at the border too; the correlation of two pixels is
+    the autocorrelation of the filter, close to exp(-d^2 / (4 blur^2)) at distance d. Channels are independent.
+
+    Args:
+        shape: of one input, (C, H, W); the last axes are blurred, two of them unless `blur` says otherwise.
+        sigma: standard deviation of every element: a number, or a tensor of the shape (of the input, units of data).
+        blur: standard deviation of the filter in pixels, or one per blurred axis; 0 leaves an axis as it is.
+        truncate: radius of the filter in standard deviations.
+
+    Returns:
+        A covariance for `propagate` (batch 1, any batch of inputs). Memory: one picture; `exact` forms its matrix.
+
+    Raises:
+        UsageError: for a negative or non-finite number, or more blurs than axes.
+
+    Example:
+        >>> covariance = blurred_noise((1, 8, 8), 0.5, 1.0)
+        >>> float(covariance.scale[0, 0, 0, 0])
+        0.5
+    """
+    blurs = [float(blur)] * min(2, len(shape)) if isinstance(blur, (int, float)) else [float(b) for b in blur]
+    scale = torch.as_tensor(sigma, dtype=None if isinstance(sigma, Tensor) else torch.get_default_dtype())
+    bad = not all(0 <= b < math.inf for b in blurs) or not truncate > 0 or not 0 < len(blurs) <= len(shape)
+    if bad or not bool(torch.isfinite(scale).all()) or bool((scale < 0).any()):
+        raise UsageError(
+            "sigma and blur must be finite and not negative, and there are at most as many blurs as axes.",
+            where="blurred_noise",
+            advice="Give standard deviations: sigma in units of the data, blur in pixels.",
+        )
+    taps = []
+    for width in blurs:
+        radius = math.ceil(truncate * width)
+        places = torch.arange(-radius, radius + 1, dtype=torch.float64)
+        filter_ = torch.exp(-0.5 * (places / width).square()) if width > 0 else torch.ones_like(places)
+        taps.append((filter_ / filter_.norm()).to(scale.dtype))
+    return Convolved(tuple(taps), scale.expand(tuple(shape)).unsqueeze(0))
 
 
 def _finite(tensor: Tensor) -> Tensor:

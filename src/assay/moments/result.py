@@ -8,6 +8,7 @@ from torch import Tensor
 
 from assay.covariance.functions import safe_sqrt
 from assay.grade import Grade
+from assay.moments.checking import Check
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class LayerNoise:
         innovation_share: share of the variance that this node's non-linearity made independent of its input; 0 for
             affine nodes.
         grade: reliability of this node's moments.
+        skewness: largest standardised third cumulant of what this non-linearity bends, by ``cumulant``; else None.
+        excess: largest standardised fourth cumulant, likewise.
     """
 
     node: str
@@ -30,6 +33,8 @@ class LayerNoise:
     relative: float
     innovation_share: float
     grade: Grade
+    skewness: float | None = None
+    excess: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,7 @@ class Moments:
         standard_error: (B, K) of the mean for sampled methods, else None.
         layers: noise per layer where the method walks the graph.
         warnings: what the reader must know.
+        check: what sampling says, where it was asked for.
     """
 
     mean: Tensor
@@ -57,6 +63,7 @@ class Moments:
     standard_error: Tensor | None = None
     layers: tuple[LayerNoise, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    check: Check | None = None
 
     @property
     def variance(self) -> Tensor:

@@ -86,18 +86,22 @@ class Operands:
         return self.operator.evaluate(*filled, **self.attributes)
 
 
+Blocks = Callable[[int, int], Tensor]
+"""(i, j) -> covariance (B, n, n) of the i-th and j-th varying inputs, both spread over the n units of the output."""
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """Exact covariance of the innovations, for domains that hold full matrices.
+    """Covariance of the innovations of all pairs of units, for domains that hold full matrices.
 
     Attributes:
-        signs: the innovation is a function of sum_i signs_i x_i over the varying inputs: (1,) for activations, (1,
-            -1) for a maximum.
-        innovation: covariance (B, n, n) of that argument -> covariance (B, n, n) of the innovations.
+        innovation: blocks of the inputs' covariance -> covariance (B, n, n) of the innovations. Its diagonal is not
+            read: `Smoothed.innovation` holds it.
+        exact: whether it is exact up to rounding for Gaussian inputs; False for a series cut short.
     """
 
-    signs: tuple[float, ...]
-    innovation: Callable[[Tensor], Tensor]
+    innovation: Callable[[Blocks], Tensor]
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Smoothed:
         mean: E y, (B, ...).
         linear: expected Jacobian in the varying inputs.
         innovation: variance (B, ...) of what the map leaves unexplained; None for an affine node.
-        kernel: covariance of the innovations where it is known in closed form.
+        kernel: covariance of the innovations where it is known for every pair of units.
     """
 
     mean: Tensor

@@ -9,7 +9,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from assay.moments.methods import dense, diagonal, factor, linearise, monte_carlo
+from assay.moments.methods import (
+    control_variate,
+    cumulant,
+    dense,
+    diagonal,
+    factor,
+    linearise,
+    monte_carlo,
+    split,
+    two_stage,
+)
 from assay.moments.methods.request import Request
 from assay.moments.result import Moments
 
@@ -17,14 +27,18 @@ METHODS: Mapping[str, Callable[..., Moments]] = MappingProxyType(
     {
         "exact": dense.exact,
         "gain": dense.gain,
+        "cumulant": cumulant.cumulant,
         "factor": factor.factor,
         "linearize": linearise.linearise,
         "diagonal": diagonal.diagonal,
         "mc": monte_carlo.monte_carlo,
+        "two_stage": two_stage.two_stage,
+        "split": split.split,
+        "mc_cv": control_variate.control_variate,
     }
 )
 
-GRAPH_METHODS = frozenset({"exact", "gain", "factor", "diagonal"})
+GRAPH_METHODS = frozenset({"exact", "gain", "cumulant", "factor", "diagonal", "split"})
 """Methods that need the captured graph; the others only evaluate the model."""
 
 

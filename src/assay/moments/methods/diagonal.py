@@ -20,7 +20,7 @@ def diagonal(request: Request) -> Moments:
     """One pass with squared weights; output covariances are zero by assumption."""
     variance = variances(request.covariance)
     empty = variance.new_zeros((0, *variance.shape))
-    result, _, recorder = walk(request, LowRankPlusDiagonal(empty, variance), record=False)
+    result, _, recorder = walk(request, LowRankPlusDiagonal(empty, variance), record=False, sources=False)
     covariance = torch.diag_embed(request.pick(result.variance))
     warning = "Treats all units as independent: the variance can be wrong by orders of magnitude on trained networks."
     return Moments(
