@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +16,9 @@ from assay.errors import UsageError
 from assay.grade import Grade
 from assay.load import load_subject
 from assay.moments import confusion, flip_probability, propagate, sensitivity_map
-from assay.moments.answers import argmax_probabilities, candidates
-from assay.subject import Subject
+from assay.moments.maps import patch_sums
+from assay.moments.probabilities import argmax_probabilities, candidates
+from assay.subject import Data, Subject
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -58,7 +60,9 @@ class TestArgmaxProbabilities:
             contrast = np.delete(np.eye(count), i, 0)
             contrast[:, i] = -1
             law = multivariate_normal(
-                contrast @ mean.numpy(), contrast @ covariance.numpy() @ contrast.T, allow_singular=True
+                contrast @ mean.numpy(),
+                contrast @ covariance.numpy() @ contrast.T,  # pyright: ignore[reportArgumentType]
+                allow_singular=True,
             )
             expected = float(law.cdf(np.zeros(count - 1)))
             assert abs(float(shares[0, i]) - expected) < 6 * float(error[0, i]) + 1e-3
@@ -191,14 +195,84 @@ class TestConfusion:
     def test_rows_average_over_their_inputs(self) -> None:
         subject, x = classifier(6, 20, 4), numbers(7, 6)
         labels = torch.tensor([0, 0, 2, 2, 2, 3, 0])
-        matrix = confusion(subject, x, labels, 0.2)
+        found = confusion(subject, x, labels, 0.2)
         shares = flip_probability(subject, x, 0.2).probabilities
-        assert matrix.shape == (4, 4)
-        torch.testing.assert_close(matrix[2], shares[2:5].mean(0))
-        torch.testing.assert_close(matrix[3], shares[5])
-        assert (matrix[1] == 0).all()
-        assert (matrix.sum(1) <= 1 + 1e-12).all()
-        torch.testing.assert_close(matrix[[0, 2, 3]].sum(1), torch.ones(3).double())
+        assert found.matrix.shape == (4, 4)
+        torch.testing.assert_close(found.matrix[2], shares[2:5].mean(0))
+        torch.testing.assert_close(found.matrix[3], shares[5])
+        assert (found.matrix[1] == 0).all()
+        assert (found.matrix.sum(1) <= 1 + 1e-12).all()
+        torch.testing.assert_close(found.matrix[[0, 2, 3]].sum(1), torch.ones(3).double())
+        assert found.counts.tolist() == [3, 0, 3, 1]
+        assert found.grade is Grade.EXACT
+
+    def test_the_standard_error_is_that_of_a_mean(self) -> None:
+        subject, x = classifier(6, 20, 4), numbers(7, 6)
+        labels = torch.tensor([0, 0, 2, 2, 2, 3, 0])
+        found = confusion(subject, x, labels, 0.2)
+        shares = flip_probability(subject, x, 0.2).probabilities
+        torch.testing.assert_close(found.standard_error[2], shares[2:5].std(0) / 3**0.5)
+        assert torch.isnan(found.standard_error[3]).all()
+        assert (found.standard_error[1] == 0).all()
+
+    def test_pairs(self) -> None:
+        """P(logit_j > logit_i) on its own, by the formula, averaged over the row's inputs."""
+        subject, x = classifier(6, 20, 4), numbers(7, 6)
+        labels = torch.tensor([0, 0, 2, 2, 2, 3, 0])
+        found = confusion(subject, x, labels, 0.2)
+        moments = propagate(subject, x, 0.2)
+        for j in (0, 1, 3):
+            gap = moments.mean[2:5, j] - moments.mean[2:5, 2]
+            covariance = moments.covariance[2:5]
+            spread = covariance[:, j, j] + covariance[:, 2, 2] - 2 * covariance[:, j, 2]
+            expected = torch.special.erfc(-gap / (2 * spread).sqrt()).mean() / 2
+            assert float(found.pairwise[2, j]) == pytest.approx(float(expected))
+        assert float(found.pairwise[2, 2]) == 0.5
+
+    @pytest.mark.parametrize("noise", ["number", "variances", "matrix"])
+    def test_chunks_change_nothing(self, noise: str) -> None:
+        subject, x = classifier(6, 20, 4), numbers(7, 6)
+        labels = torch.arange(7) % 4
+        roots = numbers(7, 6, 6, seed=4)
+        cov: Any = {
+            "number": 0.2,
+            "variances": numbers(7, 6, seed=3).square(),
+            "matrix": roots @ roots.mT / 30,
+        }[noise]
+        whole = confusion(subject, x, labels, cov, chunk=7)
+        pieces = confusion(subject, x, labels, cov, chunk=2)
+        for name in ("matrix", "standard_error", "pairwise"):
+            torch.testing.assert_close(getattr(whole, name), getattr(pieces, name), equal_nan=True)
+        torch.testing.assert_close(whole.matrix, confusion(subject, x, labels, cov).matrix)
+
+    def test_a_whole_data_set_against_sampling(self) -> None:
+        """All 500 digits at noise 0.2, 40 draws each: standard error of a cell of 50 inputs at most 0.011."""
+        subject = load_subject("demo")
+        assert subject.data is not None
+        assert subject.data.targets is not None
+        x, labels = subject.data.inputs, subject.data.targets
+        found = confusion(subject, x, labels, 0.04, method="factor", rank=64)
+        generator = torch.Generator().manual_seed(0)
+        sampled = torch.zeros(10, 10)
+        member = torch.nn.functional.one_hot(labels, 10).float()
+        for _ in range(40):
+            decided = subject.probe(x + 0.2 * torch.randn(x.shape, generator=generator)).argmax(1)
+            sampled += member.T @ torch.nn.functional.one_hot(decided, 10).float() / 40
+        sampled /= member.sum(0).unsqueeze(1)
+        assert int(found.counts.sum()) == 500
+        assert (found.matrix - sampled).abs().max() < 0.03
+        assert (found.matrix.diagonal() - sampled.diagonal()).abs().mean() < 0.01
+
+    def test_many_outputs(self) -> None:
+        subject, x = classifier(6, 30, 100), numbers(4, 6)
+        labels = subject.probe(x).argmin(1)
+        found = confusion(subject, x, labels, 0.05)
+        assert found.matrix.shape == (100, 100)
+        assert int((found.counts > 0).sum()) <= 4
+        torch.testing.assert_close(
+            found.matrix.sum(1)[found.counts > 0], torch.ones(int((found.counts > 0).sum())).double()
+        )
+        assert (found.pairwise[labels, labels] == 0.5).all()
 
     def test_no_noise_is_the_ordinary_confusion_matrix(self) -> None:
         subject, x = classifier(6, 20, 4), numbers(9, 6)
@@ -207,7 +281,12 @@ class TestConfusion:
         for label, found in zip(labels, subject.probe(x).argmax(1), strict=True):
             expected[label, found] += 1
         expected /= expected.sum(1, keepdim=True)
-        torch.testing.assert_close(confusion(subject, x, labels, 0.0), expected)
+        torch.testing.assert_close(confusion(subject, x, labels, 0.0).matrix, expected)
+
+    def test_labels_are_checked(self) -> None:
+        with pytest.raises(UsageError) as caught:
+            confusion(classifier(6, 4), numbers(2, 6), torch.tensor([0, 4]), 0.1)
+        assert caught.value.where == "labels"
 
 
 class TestSensitivityMap:
@@ -296,3 +375,130 @@ class TestSensitivityMap:
         with pytest.raises(UsageError) as caught:
             sensitivity_map(model, x, 0.1, **{name: value})
         assert caught.value.where == name
+
+
+class TestMeanShift:
+    def test_a_linear_network_does_not_shift(self) -> None:
+        torch.manual_seed(0)
+        found = sensitivity_map(nn.Linear(5, 3).double(), numbers(2, 5), 0.3)
+        assert found.mean_shift is not None
+        assert (found.mean_shift == 0).all()
+
+    def test_a_square_by_hand(self) -> None:
+        """E[(w x)^2] has the derivative w^2 with respect to the variance of x, at any noise, and at none."""
+
+        class Square(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = nn.Linear(4, 2).double()
+
+            def forward(self, x: Tensor) -> Tensor:
+                y = self.layer(x)
+                return y * y
+
+        torch.manual_seed(0)
+        model = Square()
+        x = numbers(3, 4)
+        weight = model.layer.weight.detach()
+        for noise in (0.0, 0.5):
+            found = sensitivity_map(model, x, noise, target=1, versus=0)
+            assert found.mean_shift is not None
+            assert found.class_mean_shift is not None
+            torch.testing.assert_close(found.class_mean_shift, weight[1].square().expand(3, 4))
+            torch.testing.assert_close(found.mean_shift, (weight[1].square() - weight[0].square()).expand(3, 4))
+
+    def test_by_finite_differences_on_digits(self) -> None:
+        """Central differences of the propagated mean, pixel by pixel, float64: 64 columns leave nothing to chance."""
+        subject = load_subject("demo")
+        assert subject.data is not None
+        precise = Subject.from_model(
+            copy.deepcopy(subject.model).double(),
+            Data(subject.data.inputs.double()),
+            preprocessing=subject.preprocessing,
+        )
+        x = subject.data.inputs[87:88].double()
+        rival = subject.probe(x.float()).topk(2).indices[:, 1]
+        found = sensitivity_map(precise, x, 0.01, versus=rival, rank=64)
+        assert found.mean_shift is not None
+        assert found.class_mean_shift is not None
+        own = int(subject.probe(x.float()).argmax(1))
+        for row, column in ((2, 3), (4, 4), (6, 2), (0, 0)):
+            values = []
+            for sign in (1, -1):
+                variance = torch.full_like(x, 0.01)
+                variance[0, 0, row, column] += sign * 1e-5
+                values.append(propagate(precise, x, variance, method="factor", rank=64).mean[0])
+            slope = (values[0] - values[1]) / 2e-5
+            assert float(found.class_mean_shift[0, 0, row, column]) == pytest.approx(
+                float(slope[own]), rel=1e-3, abs=1e-4
+            )
+            difference = float(slope[own] - slope[int(rival)])
+            assert float(found.mean_shift[0, 0, row, column]) == pytest.approx(difference, rel=1e-3, abs=1e-4)
+
+    def test_few_columns_estimate_it(self) -> None:
+        subject = load_subject("demo")
+        assert subject.data is not None
+        x = subject.data.inputs[:4]
+        full = sensitivity_map(subject, x, 0.01, rank=64)
+        rough = sensitivity_map(subject, x, 0.01, rank=32, sketches=4)
+        assert full.mean_shift is not None
+        assert rough.mean_shift is not None
+        assert full.grade is Grade.CLOSED_FORM
+        assert rough.grade is Grade.STATISTICAL
+        error = (rough.mean_shift - full.mean_shift).square().mean().sqrt() / full.mean_shift.square().mean().sqrt()
+        assert 0 < error < 0.3
+
+    def test_it_can_be_left_out(self) -> None:
+        torch.manual_seed(0)
+        found = sensitivity_map(nn.Linear(5, 3).double(), numbers(2, 5), 0.3, mean_shift=False)
+        assert found.mean_shift is None
+        assert found.class_mean_shift is None
+
+    def test_linearised_means_do_not_move(self) -> None:
+        assert sensitivity_map(Branching().double(), numbers(3, 4), 0.1).mean_shift is None
+
+
+class TestPatches:
+    def test_sums(self) -> None:
+        values = numbers(2, 3, 5, 7)
+        found = patch_sums(values, (2, 3))
+        assert found.shape == (2, 3, 3, 3)
+        torch.testing.assert_close(found[:, :, 0, 1], values[:, :, :2, 3:6].sum((2, 3)))
+        torch.testing.assert_close(found[:, :, 2, 2], values[:, :, 4:, 6:].sum((2, 3)))
+        torch.testing.assert_close(found.sum(), values.sum())
+
+    def test_maps_of_patches(self) -> None:
+        subject = load_subject("demo")
+        assert subject.data is not None
+        x = subject.data.inputs[:2]
+        fine = sensitivity_map(subject, x, 0.01, rank=64)
+        coarse = sensitivity_map(subject, x, 0.01, rank=64, patch=(4, 2))
+        assert coarse.variance_share.shape == (2, 1, 2, 4)
+        assert fine.mean_shift is not None
+        assert coarse.mean_shift is not None
+        torch.testing.assert_close(coarse.variance_share[0, 0, 1, 2], fine.variance_share[0, 0, 4:, 4:6].sum())
+        torch.testing.assert_close(coarse.mean_shift[0, 0, 0, 3], fine.mean_shift[0, 0, :4, 6:].sum())
+        torch.testing.assert_close(coarse.explained, fine.explained)
+        assert coarse.jacobian.shape == x.shape
+
+    def test_the_shift_of_a_patch_is_that_of_noise_on_the_patch(self) -> None:
+        subject = load_subject("demo")
+        assert subject.data is not None
+        x = subject.data.inputs[:1]
+        coarse = sensitivity_map(subject, x, 0.01, rank=64, patch=(4, 4))
+        assert coarse.mean_shift is not None
+        own = int(subject.probe(x).argmax(1))
+        means = []
+        for sign in (1, -1):
+            variance = torch.full_like(x, 0.01)
+            variance[:, :, :4, 4:] += sign * 1e-3
+            means.append(float(propagate(subject, x, variance, method="factor", rank=64).mean[0, own]))
+        assert float(coarse.mean_shift[0, 0, 0, 1]) == pytest.approx((means[0] - means[1]) / 2e-3, rel=0.02)
+
+    @pytest.mark.parametrize("patch", [(2, 2), (0, 2)])
+    def test_refused(self, patch: tuple[int, int]) -> None:
+        x = numbers(2, 5) if patch == (2, 2) else numbers(2, 1, 4, 4)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 3)).double()
+        with pytest.raises(UsageError) as caught:
+            sensitivity_map(model, x, 0.1, patch=patch)
+        assert caught.value.where == "patch"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from assay.grade import Grade
 from assay.moments.config import MomentsConfig
+from assay.moments.decision_tables import attack_table, standing_table
+from assay.moments.decisions import Decisions
 from assay.moments.evidence import Evidence, Progress, collect
 from assay.moments.figures import figures
 from assay.moments.findings import findings
@@ -16,7 +20,9 @@ def analyse(subject: Subject, config: MomentsConfig | None = None, *, progress: 
     """Output moments under Gaussian noise, decision flips, and the check of both against sampling.
 
     Works without a graph too: then moments are linearised. Cost for N inputs and S levels: N S propagations (see
-    `propagate`) and N S `check` forward passes.
+    `propagate`) and N S `check` forward passes. On small models about 16 N low-rank propagations find the noise that
+    decisions stand, and `attack_inputs` times `attack_steps` differentiated ones the attack; on large ones the former
+    is interpolated and the latter left out, by a fixed budget of activations.
 
     Args:
         subject: model with data.
@@ -24,8 +30,8 @@ def analyse(subject: Subject, config: MomentsConfig | None = None, *, progress: 
         progress: called as progress(done, total, text) while working.
 
     Returns:
-        Result ``moments`` with tables ``levels``, ``outputs``, ``inputs`` and, where the model was captured,
-        ``layers``.
+        Result ``moments`` with tables ``levels``, ``outputs``, ``inputs``, where the model was captured ``layers``,
+        and for classifiers ``standing`` and ``attack``.
 
     Raises:
         SubjectError: without data.
@@ -36,6 +42,11 @@ def analyse(subject: Subject, config: MomentsConfig | None = None, *, progress: 
     if evidence.levels[-1].layers:
         tables["layers"] = layer_table(evidence)
     tables["inputs"] = input_table(evidence)
+    if evidence.decisions is not None:
+        tables["standing"] = standing_table(evidence, evidence.decisions)
+        attacked = attack_table(evidence.decisions)
+        if attacked is not None:
+            tables["attack"] = attacked
     drawn, arrays = figures(evidence)
     return Result(
         name="moments",
@@ -77,6 +88,8 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
                 value + error,
                 "95 %, over draws",
             )
+    if evidence.decisions is not None:
+        summary |= _decisions(evidence, evidence.decisions)
     std = level.variance.clamp(min=0).sqrt()
     summary["output_deviation"] = Quantity(
         float(std.mean()),
@@ -103,5 +116,42 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
             found.ratio_low if found.ratio_low == found.ratio_low else None,
             found.ratio_high if found.ratio_high == found.ratio_high else None,
             "95 %, over inputs",
+        )
+    return summary
+
+
+def _decisions(evidence: Evidence, decisions: Decisions) -> dict[str, Quantity]:
+    level, standing = evidence.levels[-1], decisions.standing
+    expected = decisions.expected[-1].double()
+    summary = {
+        "confidence": Quantity(
+            float(expected.mean()),
+            level.grade,
+            "",
+            f"mean softmax of the decision at noise {level.share:g}",
+            float(expected.quantile(0.05)),
+            float(expected.quantile(0.95)),
+            "5th to 95th percentile over inputs",
+        )
+    }
+    column = len(standing.flip) // 2
+    middle = float(standing.share[:, column].sort().values[(len(standing.share) - 1) // 2])
+    if math.isfinite(middle):
+        summary["noise_stood"] = Quantity(
+            middle,
+            standing.grade,
+            "of range",
+            f"noise for P(flip) = {standing.flip[column]:.3g} (median)",
+        )
+    if decisions.attack is not None:
+        rate = decisions.attack.rate("attack")
+        summary["fooling_rate"] = Quantity(
+            rate.rate,
+            Grade.SAMPLED,
+            "",
+            f"fooling rate of chosen noise, box {decisions.attack_bound:g}",
+            rate.low,
+            rate.high,
+            "95 % Wilson, over draws",
         )
     return summary

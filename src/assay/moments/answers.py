@@ -1,4 +1,4 @@
-"""What moments say about decisions: flip probability, confusion between classes, which input elements matter."""
+"""What moments say about decisions: flip probability, and confusion between classes over a data set."""
 
 from __future__ import annotations
 
@@ -8,21 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.covariance import Diagonal, diagonal
-from assay.covariance.functions import square_root
-from assay.errors import CaptureError, UsageError
+from assay.covariance import select
+from assay.errors import UsageError
 from assay.grade import Grade, combine
-from assay.moments.basis import low_rank
-from assay.moments.methods import Request
-from assay.moments.methods.factor import INNOVATION_COLUMNS, adjoint, walk
+from assay.moments.batches import output_indices, slices
 from assay.moments.noise import Noise, as_covariance
+from assay.moments.probabilities import ALL_OUTPUTS, argmax_probabilities, candidates, pairwise_probabilities
 from assay.moments.propagation import checked_input, propagate
 from assay.moments.result import Moments
 from assay.subject import Subject
-
-_POINTS = 512
-_REPEATS = 8
-_CANDIDATES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +72,8 @@ def flip_probability(
     subject, x = checked_input(model, x)
     clean = subject.probe(x)
     count = clean.shape[1]
-    label = clean.argmax(1) if label is None else _indices(label, clean, "label")
-    if "outputs" not in options and count > 4 * _CANDIDATES:
+    label = clean.argmax(1) if label is None else output_index(label, clean, "label")
+    if options.get("outputs") is None and count > ALL_OUTPUTS:
         options["outputs"] = candidates(clean, label)
     moments = propagate(subject, x, cov, **options)
     shares, spread = argmax_probabilities(moments.mean, moments.covariance)
@@ -98,139 +92,108 @@ def flip_probability(
     )
 
 
-def candidates(clean: Tensor, label: Tensor, count: int = _CANDIDATES) -> Tensor:
-    """Indices (B, m) of the largest outputs, the label always among them."""
-    raised = clean.scatter(1, label.unsqueeze(1), torch.inf)
-    return raised.topk(min(count, clean.shape[1]), dim=1).indices
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Expected confusion between classes under noise; rows without any input are 0.
 
-
-def argmax_probabilities(mean: Tensor, covariance: Tensor, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """P(output i is the largest) for Gaussian outputs, and its standard error, both (B, m).
-
-    Scrambled Sobol points, `_REPEATS` independent scrambles of `_POINTS` points; the same points for every sample.
-
-    Returns:
-        Probabilities and standard errors.
+    Attributes:
+        matrix: (K, K) average of P(decision = j) over the inputs labelled i.
+        standard_error: (K, K) of `matrix` as an estimate for all inputs like these, from its spread over the inputs;
+            NaN in rows of fewer than 2 inputs.
+        pairwise: (K, K) average of P(logit_j > logit_i) over the inputs labelled i, each pair on its own; 0.5 on the
+            diagonal, 0 for outputs never followed.
+        counts: (K,) inputs per row.
+        grade: of the moments behind it.
     """
-    from scipy.stats import norm, qmc
 
-    count = mean.shape[1]
-    root = square_root(covariance)
-    estimates = []
-    for repeat in range(_REPEATS):
-        uniform = qmc.Sobol(count, rng=seed + repeat).random(_POINTS)
-        normal = torch.from_numpy(norm.ppf(uniform.clip(1e-12, 1 - 1e-12))).to(mean.dtype)
-        draws = mean.unsqueeze(1) + normal @ root.mT
-        estimates.append(torch.nn.functional.one_hot(draws.argmax(2), count).to(mean.dtype).mean(1))
-    stacked = torch.stack(estimates)
-    return stacked.mean(0), stacked.std(0) / _REPEATS**0.5
+    matrix: Tensor
+    standard_error: Tensor
+    pairwise: Tensor
+    counts: Tensor
+    grade: Grade
 
 
-def confusion(model: nn.Module | Subject, x: Tensor, labels: Tensor, cov: Noise, **options: Any) -> Tensor:
-    """Expected confusion matrix (K, K) under noise: row i is the average of P(decision = j) over inputs labelled i.
+def confusion(
+    model: nn.Module | Subject, x: Tensor, labels: Tensor, cov: Noise, *, chunk: int | None = None, **options: Any
+) -> Confusion:
+    """Expected confusion matrix of a data set under noise, in batches that fit in memory.
 
     Args:
         model: a classifier, or a Subject.
         x: (B, ...) inputs.
         labels: (B,) rows to average in: true labels, or the model's own decisions.
         cov: noise, as for `propagate`.
+        chunk: inputs at once; by memory when None.
         options: passed on to `propagate`.
 
     Returns:
-        (K, K); rows without any input are 0.
-    """
-    decision = flip_probability(model, x, cov, **options)
-    count = decision.probabilities.shape[1]
-    member = torch.nn.functional.one_hot(labels.long(), count).to(decision.probabilities.dtype)
-    return member.T @ decision.probabilities / member.sum(0).clamp(min=1).unsqueeze(1)
-
-
-@dataclass(frozen=True, eq=False)
-class SensitivityMap:
-    """Which input elements make an output noisy.
-
-    Attributes:
-        variance_share: (B, ...) share of the output variance that each element's noise brings through the expected
-            Jacobian.
-        jacobian: (B, ...) expected Jacobian of the output combination: its sign says which way the element pushes.
-        variance: (B,) variance of the output combination.
-        explained: (B,) sum of the shares; the rest is made by non-linearities acting on several elements at once.
-        grade: reliability.
-    """
-
-    variance_share: Tensor
-    jacobian: Tensor
-    variance: Tensor
-    explained: Tensor
-    grade: Grade
-
-
-def sensitivity_map(
-    model: nn.Module | Subject,
-    x: Tensor,
-    cov: Noise,
-    *,
-    target: Tensor | int | None = None,
-    versus: Tensor | int | None = None,
-    rank: int = 32,
-) -> SensitivityMap:
-    """Share of an output's variance that each input element contributes, for independent noise.
-
-    Args:
-        model: a module or Subject.
-        x: (B, ...) inputs.
-        cov: noise with independent elements: a float or variances.
-        target: output of interest, an index or (B,); the decision at x when None.
-        versus: subtract this output: the map of the difference, whose sign decides a flip.
-        rank: columns used for the neurons' variances.
-
-    Returns:
-        SensitivityMap; graded linearised where the model cannot be captured (plain Jacobian instead of the expected
-        one).
+        Confusion, with a standard error over inputs.
 
     Raises:
-        UsageError: for correlated noise, whose variance has no per-element share.
+        UsageError: for labels that are no outputs.
 
-    Source: specification, section 2 ("How to implement the applications well").
+    Source: Bibi, Alfadly, Ghanem, CVPR 2018 (inter-class confusion); specification, section 1.5.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> found = confusion(nn.Identity(), x, torch.tensor([0, 1]), 0.5, method="exact")
+        >>> round(float(found.pairwise[0, 1]), 3)  # Phi(-1)
+        0.159
     """
     subject, x = checked_input(model, x)
     covariance = as_covariance(cov, x)
-    variance = diagonal(covariance)
-    if not isinstance(covariance, Diagonal):
-        raise UsageError(
-            "A sensitivity map needs independent noise.", where="cov", advice="Give a number or variances."
+    labels = output_index(labels, subject.probe(x[:1]).expand(len(x), -1), "labels")
+    count = subject.output_count
+    method, rank = str(options.get("method", "auto")), int(options.get("rank", 32))
+    parts = (
+        slices(subject, len(x), method, rank)
+        if chunk is None
+        else (slice(start, start + chunk) for start in range(0, len(x), max(1, chunk)))
+    )
+    sums = torch.zeros(3, count, count, dtype=torch.float64)
+    grades = []
+    for rows in parts:
+        label = labels[rows]
+        decision = flip_probability(
+            subject, x[rows], select(covariance, rows), label=label, **output_indices(options, rows)
         )
-    clean = subject.probe(x)
-    seed = _one_hot(clean.argmax(1) if target is None else _indices(target, clean, "target"), clean)
-    if versus is not None:
-        seed = seed - _one_hot(_indices(versus, clean, "versus"), clean)
-    request = Request(subject, x, covariance, None, rank, 2, 0, "linearise")
-    total, jacobian, grade = _expected_jacobian(request, seed)
-    contribution = jacobian.square() * variance
-    safe = torch.where(total > 0, total, torch.ones_like(total)).reshape(-1, *(1,) * (x.dim() - 1))
-    share = contribution / safe
-    return SensitivityMap(share, jacobian, total, share.reshape(len(x), -1).sum(1), grade)
+        member = torch.nn.functional.one_hot(label, count).double()
+        shares = decision.probabilities.double()
+        values = (shares, shares.square(), _beats_label(decision, count).double())
+        sums += torch.stack([member.T @ value for value in values])
+        grades.append(decision.grade)
+    counts = torch.bincount(labels, minlength=count)
+    divisor = counts.clamp(min=1).unsqueeze(1).double()
+    matrix, squares, pairwise = sums / divisor
+    variance = (squares - matrix.square()).clamp(min=0) * divisor / (divisor - 1).clamp(min=1)
+    error = torch.where(counts.unsqueeze(1) == 1, torch.nan, (variance / divisor).sqrt())
+    return Confusion(matrix, error, pairwise, counts, combine(grades))
 
 
-def _expected_jacobian(request: Request, seed: Tensor) -> tuple[Tensor, Tensor, Grade]:
-    try:
-        reduced, exact = low_rank(request.covariance, request.rank, None, seed=0)
-        _, domain, _ = walk(request, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS)
-    except CaptureError:
-        _, pullback = request.subject.probe.vjp(request.mean)
-        jacobian = pullback(seed)
-        return (jacobian.square() * diagonal(request.covariance)).flatten(1).sum(1), jacobian, Grade.LINEARISED
-    covariance, jacobian = adjoint(request, domain.steps, seed.unsqueeze(0))
-    own = Grade.EXACT if exact else Grade.STATISTICAL
-    return covariance[:, 0, 0], jacobian[0], combine([own, domain.trust.grade_of(request.graph.output)])
+def _beats_label(decision: Decision, count: int) -> Tensor:
+    """(B, K) probability that each output exceeds the label's; 0 where not followed."""
+    moments = decision.moments
+    pairs = pairwise_probabilities(moments.mean, moments.covariance)
+    followed = moments.outputs if moments.outputs is not None else torch.arange(count).expand(len(pairs), -1)
+    place = (followed == decision.label.unsqueeze(1)).to(torch.int8).argmax(1)
+    against = pairs.gather(2, place.reshape(-1, 1, 1).expand(-1, pairs.shape[1], 1)).squeeze(2)
+    return torch.zeros(len(pairs), count, dtype=pairs.dtype).scatter(1, followed, against)
 
 
-def _one_hot(index: Tensor, like: Tensor) -> Tensor:
-    return torch.nn.functional.one_hot(index, like.shape[1]).to(like.dtype)
+def output_index(index: Tensor | int, outputs: Tensor, where: str) -> Tensor:
+    """(B,) indices of outputs, checked.
 
+    Args:
+        index: one index, or one per input.
+        outputs: (B, K).
+        where: name of the argument, for the error.
 
-def _indices(index: Tensor | int, outputs: Tensor, where: str) -> Tensor:
-    """(B,) indices of outputs, checked."""
+    Returns:
+        (B,), int64.
+
+    Raises:
+        UsageError: when it is no index of an output.
+    """
     chosen = torch.as_tensor(index)
     batch, count = outputs.shape
     fits = (

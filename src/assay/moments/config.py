@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Method = Literal["auto", "exact", "gain", "factor", "linearize", "diagonal", "mc"]
+Method = Literal[
+    "auto", "exact", "gain", "cumulant", "factor", "linearize", "two_stage", "split", "diagonal", "mc", "mc_cv"
+]
 
 
 class MomentsConfig(BaseModel):
@@ -34,6 +36,18 @@ class MomentsConfig(BaseModel):
         ),
     ] = None
     maps: Annotated[int, Field(ge=0, description="Inputs to draw a sensitivity map of.")] = 4
+    flip_levels: Annotated[
+        tuple[float, ...],
+        Field(min_length=1, description="Flip probabilities to find the noise for, input by input."),
+    ] = (0.01, 0.05, 0.5)
+    attack_inputs: Annotated[
+        int, Field(ge=0, description="Inputs to search the worst Gaussian noise of; 0 none, fewer on large models.")
+    ] = 6
+    attack_steps: Annotated[int, Field(gt=0, description="Gradient steps of that search.")] = 40
+    attack_bound: Annotated[
+        float | None,
+        Field(gt=0, description="Largest mean and deviation of its noise, share of the range; largest sigma if unset."),
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of draws and random directions.")] = 0
     flip_above: Annotated[
         float, Field(gt=0, le=1, description="Mean flip probability from which noise counts as a problem.")
@@ -49,6 +63,8 @@ class MomentsConfig(BaseModel):
     def _levels(self) -> Self:
         if any(not sigma > 0 for sigma in self.sigmas) or list(self.sigmas) != sorted(set(self.sigmas)):
             raise ValueError(f"sigmas must be positive and increase strictly, got {self.sigmas}")
+        if any(not 0 < p < 1 for p in self.flip_levels) or list(self.flip_levels) != sorted(set(self.flip_levels)):
+            raise ValueError(f"flip_levels must lie between 0 and 1 and increase strictly, got {self.flip_levels}")
         if not 0 < self.variance_ratio_within[0] < 1 < self.variance_ratio_within[1]:
             raise ValueError(f"variance_ratio_within must hold 1, got {self.variance_ratio_within}")
         return self

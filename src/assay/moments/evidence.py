@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from assay.errors import CaptureError, SubjectError
 from assay.grade import Grade, combine
-from assay.moments.answers import SensitivityMap, argmax_probabilities, candidates, sensitivity_map
+from assay.moments.batches import activations, slices
 from assay.moments.config import MomentsConfig
+from assay.moments.decisions import Decisions, decide
+from assay.moments.layers import average_layers
+from assay.moments.maps import SensitivityMap, sensitivity_map
 from assay.moments.methods import Request
 from assay.moments.methods.monte_carlo import draw_outputs
 from assay.moments.noise import as_covariance
+from assay.moments.probabilities import argmax_probabilities, candidates
 from assay.moments.propagation import propagate
 from assay.moments.result import LayerNoise, Moments
 from assay.subject import Subject
@@ -23,11 +27,15 @@ from assay.subject import Subject
 Progress = Callable[[int, int, str], None]
 
 _ALL_OUTPUTS = 64
-_CHUNK_BYTES = 600_000_000
 _PAIR_BUDGET = 6e8
 """Pairs of units an audit may propagate exactly before `auto` turns to the low-rank method."""
 _CHECK_BUDGET = 1.2e11
 """Activations computed for the check by sampling when the number of draws is not given."""
+
+_SHIFT_BUDGET = 5e7
+"""Activations, columns included, kept for the mean shift of one map: about a gigabyte."""
+_SHIFT_SKETCHES = 4
+_MAP_COLUMNS = 64
 
 _SAMPLES = 1000
 """Draws of method ``mc`` when no check says how many."""
@@ -41,7 +49,8 @@ class Level:
         sigma: deviation of the noise in units of the data.
         share: the same as a share of the value range.
         mean: (n, m) propagated mean.
-        variance: (n, m) propagated variance.
+        covariance: (n, m, m) propagated covariance.
+        variance: (n, m) its diagonal.
         argmax: (n, m) probability that each followed output is the largest; empty for regression.
         sampled_mean: (n, m) from `draws` samples, or None.
         sampled_variance: (n, m), or None.
@@ -54,6 +63,7 @@ class Level:
     sigma: float
     share: float
     mean: Tensor
+    covariance: Tensor
     variance: Tensor
     argmax: Tensor
     sampled_mean: Tensor | None
@@ -82,6 +92,7 @@ class Evidence:
         outputs: (n, m) indices of the followed outputs, the clean decision first for classifiers.
         levels: by increasing noise.
         maps: sensitivity maps of the first inputs at the largest level.
+        decisions: confidence, the noise that decisions stand, and an attack; None for regression.
         draws: samples per input and level of the check; 0 for none.
         warnings: for the reader.
     """
@@ -93,6 +104,7 @@ class Evidence:
     outputs: Tensor
     levels: tuple[Level, ...]
     maps: SensitivityMap | None
+    decisions: Decisions | None
     draws: int
     warnings: tuple[str, ...]
 
@@ -118,6 +130,7 @@ def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) 
     clean = torch.cat([subject.probe(part) for part in x.split(16)])
     outputs = _followed(subject, config, clean)
     draws = planned_draws(subject, config, len(x))
+    total = len(x) * len(config.sigmas) + 2
     report = progress or (lambda done, total, text: None)
     levels = []
     for index, share in enumerate(config.sigmas):
@@ -129,11 +142,17 @@ def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) 
                 outputs,
                 share,
                 draws,
-                lambda done, text, i=index: report(i * len(x) + done, len(x) * len(config.sigmas), text),
+                lambda done, text, i=index: report(i * len(x) + done, total, text),
             )
         )
-    maps = _maps(subject, config, x, outputs)
-    return Evidence(subject, config, rows, clean, outputs, tuple(levels), maps, draws, _warnings(subject, levels))
+    maps, note = _maps(subject, config, x, outputs)
+    report(total - 1, total, "sensitivity maps")
+    decisions = None
+    if subject.task == "classification" and clean.shape[1] > 1:
+        decisions = decide(subject, config, x, clean, outputs, levels)
+    report(total, total, "noise that decisions stand")
+    notes = (*_warnings(subject, levels), *note, *(decisions.notes if decisions is not None else ()))
+    return Evidence(subject, config, rows, clean, outputs, tuple(levels), maps, decisions, draws, notes)
 
 
 def _followed(subject: Subject, config: MomentsConfig, clean: Tensor) -> Tensor:
@@ -147,11 +166,7 @@ def planned_draws(subject: Subject, config: MomentsConfig, inputs: int) -> int:
     """Draws per input and level: as asked, else what a fixed budget of activations affords, 100 to 1,000."""
     if config.check is not None:
         return config.check
-    try:
-        activations = sum(node.spec.size_per_sample for node in subject.graph.layers)
-    except CaptureError:
-        activations = 100 * subject.example[0].numel()
-    affordable = int(_CHECK_BUDGET / (activations * inputs * len(config.sigmas)))
+    affordable = int(_CHECK_BUDGET / (activations(subject) * inputs * len(config.sigmas)))
     return max(100, min(1000, affordable // 100 * 100))
 
 
@@ -169,7 +184,7 @@ def _level(
     sampled: list[tuple[Tensor, Tensor, Tensor]] = []
     done = 0
     method = _method(subject, config, len(x))
-    for chunk in _chunks(subject, config, len(x), method):
+    for chunk in slices(subject, len(x), method, config.rank):
         moments = propagate(
             subject,
             x[chunk],
@@ -199,12 +214,13 @@ def _level(
         sigma,
         share,
         mean,
+        covariance,
         covariance.diagonal(dim1=1, dim2=2),
         shares,
         checks[0],
         checks[1],
         checks[2],
-        _average([part.layers for part in parts], [len(part.mean) for part in parts]),
+        average_layers([part.layers for part in parts], [len(part.mean) for part in parts]),
         combine(part.grade for part in parts),
         parts[0].method,
         parts[0].reason,
@@ -238,35 +254,15 @@ def _method(subject: Subject, config: MomentsConfig, count: int) -> str:
     return "auto" if pairs * count * len(config.sigmas) <= _PAIR_BUDGET else "factor"
 
 
-def _chunks(subject: Subject, config: MomentsConfig, count: int, method: str) -> Iterator[slice]:
-    """Slices of inputs whose propagation fits the memory budget."""
-    try:
-        graph = subject.graph
-        width = max(node.spec.size_per_sample for node in graph if node.name in graph.dependent)
-        per_input = 16 * width * width if method != "factor" and width <= 4096 else 16 * width * (config.rank + 4)
-    except CaptureError:
-        per_input = 400 * subject.example[0].numel()
-    size = max(1, min(count, int(_CHUNK_BYTES / per_input)))
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _average(parts: list[tuple[LayerNoise, ...]], weights: list[int]) -> tuple[LayerNoise, ...]:
-    total = sum(weights)
-    averaged = []
-    for rows in zip(*parts, strict=True):
-        mean = {
-            name: sum(getattr(row, name) * weight for row, weight in zip(rows, weights, strict=True)) / total
-            for name in ("variance", "relative", "innovation_share")
-        }
-        averaged.append(replace(rows[0], **mean))
-    return tuple(averaged)
-
-
-def _maps(subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor) -> SensitivityMap | None:
+def _maps(
+    subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor
+) -> tuple[SensitivityMap | None, tuple[str, ...]]:
     if not config.maps or subject.preprocessing.value_range <= 0:
-        return None
+        return None, ()
     sigma = config.sigmas[-1] * subject.preprocessing.value_range
     versus = outputs[: config.maps, 1] if subject.task == "classification" and outputs.shape[1] > 1 else None
+    rank = max(config.rank, _MAP_COLUMNS) if x[0].numel() <= _MAP_COLUMNS else config.rank
+    shifts = activations(subject) * (rank + 10) <= _SHIFT_BUDGET
     parts = [
         sensitivity_map(
             subject,
@@ -274,17 +270,28 @@ def _maps(subject: Subject, config: MomentsConfig, x: Tensor, outputs: Tensor) -
             sigma**2,
             target=outputs[i : i + 1, 0],
             versus=None if versus is None else versus[i : i + 1],
-            rank=config.rank,
+            rank=rank,
+            mean_shift=shifts,
+            sketches=_SHIFT_SKETCHES,
         )
         for i in range(min(config.maps, len(x)))
     ]
-    return SensitivityMap(
+    joined = SensitivityMap(
         torch.cat([part.variance_share for part in parts]),
         torch.cat([part.jacobian for part in parts]),
         torch.cat([part.variance for part in parts]),
         torch.cat([part.explained for part in parts]),
+        _joined([part.mean_shift for part in parts]),
+        _joined([part.class_mean_shift for part in parts]),
         combine(part.grade for part in parts),
     )
+    note = "No maps of the mean shift, since the model is large." if not shifts else ""
+    return joined, (note,) if note else ()
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None
 
 
 def _warnings(subject: Subject, levels: list[Level]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from assay.moments.decision_figures import attack_figures, confidence, shown_pictures, standing
 from assay.moments.evidence import Evidence
 from assay.results import Figure
 
@@ -15,6 +16,10 @@ def figures(evidence: Evidence) -> tuple[tuple[Figure, ...], dict[str, np.ndarra
     arrays: dict[str, np.ndarray] = {}
     if evidence.classifier:
         drawn.append(_flips(evidence))
+    decisions = evidence.decisions
+    if decisions is not None:
+        stands = standing(decisions)
+        drawn += [confidence(evidence, decisions), *([stands] if stands is not None else [])]
     if evidence.levels[-1].sampled_mean is not None:
         drawn += [_spread(evidence), _shift(evidence)]
     if evidence.levels[-1].layers:
@@ -22,6 +27,8 @@ def figures(evidence: Evidence) -> tuple[tuple[Figure, ...], dict[str, np.ndarra
     if evidence.classifier and evidence.clean.shape[1] <= 64:
         drawn.append(_confusion(evidence, arrays))
     _maps(evidence, drawn, arrays)
+    if decisions is not None:
+        drawn += attack_figures(evidence, decisions, arrays)
     return tuple(drawn), arrays
 
 
@@ -170,28 +177,37 @@ def _maps(evidence: Evidence, drawn: list[Figure], arrays: dict[str, np.ndarray]
     if maps is None or data is None or data.inputs.dim() != 4:
         return
     pictures = data.inputs[evidence.rows[: len(maps.variance)]]
-    arrays["pictures"] = _shown(pictures, evidence).numpy()
+    arrays["pictures"] = shown_pictures(pictures, evidence).numpy()
     arrays["variance_share"] = maps.variance_share.sum(1).float().numpy()
+    shifts = maps.mean_shift
+    if shifts is not None:
+        arrays["mean_shift"] = shifts.sum(1).float().numpy()
     panels = []
     for i in range(len(pictures)):
         name = evidence.subject.output_name(int(evidence.outputs[i, 0]))
         panels.append({"array": "pictures", "index": [i], "title": name, "diverging": False})
-        panels.append({"array": "variance_share", "index": [i], "title": "share of variance", "diverging": False})
+        panels.append({"array": "variance_share", "index": [i], "title": "variance", "diverging": False})
+        if shifts is not None:
+            panels.append({"array": "mean_shift", "index": [i], "title": "mean shift", "diverging": True})
+    caption = (
+        f"Beside each input, for the {'decision minus runner-up' if evidence.classifier else 'first output'}: the "
+        "share of its variance that the noise of each pixel contributes"
+    )
+    if shifts is not None:
+        caption += (
+            ", and how its mean moves per unit of variance of the pixel's noise (below 0: noise there pulls towards "
+            "the runner-up)"
+            if evidence.classifier
+            else ", and how its mean moves per unit of variance of the pixel's noise"
+        )
     drawn.append(
         Figure(
             "heatmaps",
             "Which pixels make the decision noisy",
-            "Beside each input, the share of the variance of (decision minus runner-up) that the noise of each "
-            "pixel contributes.",
-            {"panels": panels, "columns": 4},
+            caption + f". Noise {evidence.levels[-1].share:g}.",
+            {"panels": panels, "columns": 4 if shifts is None else 6 if len(pictures) > 1 else 3},
         )
     )
-
-
-def _shown(pictures: torch.Tensor, evidence: Evidence) -> torch.Tensor:
-    low, high = evidence.subject.preprocessing.bounds or (float(pictures.min()), float(pictures.max()))
-    scaled = ((pictures - low) / max(high - low, 1e-12)).clamp(0, 1).float()
-    return (scaled if scaled.shape[1] == 3 else scaled.mean(1, keepdim=True).expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)
 
 
 def _thin(values: torch.Tensor, most: int = 400) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from assay.grade import Grade
+from assay.moments.decision_findings import decision_findings
 from assay.moments.evidence import Evidence
 from assay.moments.tables import agreement
 from assay.results import Finding, Status
@@ -13,6 +14,8 @@ from assay.results import Finding, Status
 def findings(evidence: Evidence) -> tuple[Finding, ...]:
     """Every rule's outcome, passes too."""
     found = [_flip(evidence), _fragile(evidence)] if evidence.classifier else [_output_noise(evidence)]
+    if evidence.decisions is not None:
+        found += decision_findings(evidence, evidence.decisions)
     found.append(_trust(evidence))
     growth = _growth(evidence)
     return (*found, *([growth] if growth is not None else []), _approximated(evidence))

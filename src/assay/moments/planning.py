@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from assay.errors import SubjectError
 from assay.moments.config import MomentsConfig
+from assay.moments.decisions import attacked_inputs
 from assay.moments.evidence import planned_draws
 from assay.subject import Subject
 
@@ -22,5 +23,12 @@ def plan(subject: Subject, config: MomentsConfig) -> str:
     return (
         f"{count} inputs × {levels} noise levels through {len(graph.layers)} layers (widest {widest:,} units), "
         f"method {config.method}; "
-        f"{check}"
+        f"{check}{_attack(subject, config, count)}"
     )
+
+
+def _attack(subject: Subject, config: MomentsConfig, count: int) -> str:
+    if subject.task != "classification":
+        return ""
+    inputs = len(attacked_inputs(subject, config, count)[0])
+    return f"; Gaussian attack on {inputs} inputs, {config.attack_steps} steps" if inputs else "; no Gaussian attack"

@@ -217,11 +217,14 @@ def layer_table(evidence: Evidence) -> Table:
             level.grade,
             "share of the variance that this non-linearity made independent",
         ),
+        *_shape_columns(level),
         Column("grade", "grade", "", None, "reliability of this layer's numbers"),
     ]
     records = [
         {
             "node": row.node,
+            "skewness": row.skewness,
+            "excess": row.excess,
             "place": row.place,
             "noise_per_signal": row.relative,
             "noise_sd": math.sqrt(max(row.variance, 0.0)),
@@ -230,5 +233,16 @@ def layer_table(evidence: Evidence) -> Table:
         }
         for row in level.layers
     ]
+    if not _shape_columns(level):
+        records = [{key: value for key, value in row.items() if key not in ("skewness", "excess")} for row in records]
     caption = f"At noise {level.share:g} of the range, averaged over inputs and units."
     return Table.from_records("layers", "Noise through the layers", columns, records, caption)
+
+
+def _shape_columns(level: Level) -> list[Column]:
+    if all(row.skewness is None for row in level.layers):
+        return []
+    return [
+        Column("skewness", "skewness", "", level.grade, "largest standardised third cumulant of what this layer bends"),
+        Column("excess", "excess", "", level.grade, "largest standardised fourth cumulant; 0 for a Gaussian"),
+    ]
