@@ -110,6 +110,19 @@ class TestCloserThanClosure:
         assert mean_error(found, reference) < 0.5 * mean_error(plain, reference)
         assert abs(variance_ratio(found, reference) - 1) < 0.01
 
+    @pytest.mark.parametrize(
+        ("side", "mean", "variance", "within"),
+        [(2, 1.02937537300396413, 0.491715236874741761, 0.001), (3, 1.4850131622, 0.3573533264, 0.03)],
+    )
+    def test_largest_of_a_window(self, side: int, mean: float, variance: float, within: float) -> None:
+        # independent standard normals (order statistics, Teichroew 1956); the tournament is 5 and 15 % low
+        pool = nn.Sequential(nn.MaxPool2d(side), nn.Flatten())
+        x = torch.zeros(1, 1, side, side, dtype=torch.float64)
+        plain = propagate(pool, x, 1.0, method="exact")
+        found = propagate(pool, x, 1.0, method="cumulant")
+        assert abs(float(found.mean) - mean) < 1e-4 < abs(float(plain.mean) - mean)
+        assert abs(float(found.variance) / variance - 1) < within < 0.05 < abs(float(plain.variance) / variance - 1)
+
     @pytest.mark.parametrize("activation", [nn.ReLU(), nn.GELU(), nn.Hardtanh()])
     def test_with_skip_connections(self, activation: nn.Module) -> None:
         class Residual(nn.Module):
@@ -185,6 +198,12 @@ class TestContract:
         assert torch.allclose(still.mean, clean, atol=1e-12)
         assert not bool(still.covariance.any())
         assert bool(torch.isfinite(propagate(network, mean, covariance, method="cumulant").covariance).all())
+
+    def test_warns_where_the_series_means_little(self) -> None:
+        narrow, mean, covariance = random_network(2, [6, *[16] * 6, 2], 4.0)
+        assert "too far from Gaussian" in propagate(narrow, mean, covariance, method="cumulant").warnings[0]
+        wide, x = trained_mlp(3, 256), digits()[0][1500:1501]
+        assert not propagate(wide, x, 0.05**2, method="cumulant").warnings
 
     def test_too_many_units_are_refused_before_any_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MOST_SOURCES", 10)

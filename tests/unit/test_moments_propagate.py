@@ -239,11 +239,13 @@ class TestGrades:
         [
             (lambda x: torch.relu(torch.relu(x) - 1), Grade.CLOSED_FORM),
             (lambda x: x + torch.relu(x), Grade.EXACT),
-            (F.gelu, Grade.CLOSED_FORM),  # variances by quadrature, pairs to first order
+            (F.gelu, Grade.EXACT),
+            (F.silu, Grade.CLOSED_FORM),  # variances by quadrature, pairs by a series
             (lambda x: torch.relu(x) + torch.relu(0.3 - x), Grade.CLOSED_FORM),  # two branches meet
             (lambda x: F.max_pool1d(x.unsqueeze(1), 2).flatten(1), Grade.EXACT),
-            (lambda x: x.softmax(-1), Grade.LINEARISED),
-            (lambda x: torch.relu(x).softmax(-1) + x, Grade.LINEARISED),
+            (lambda x: x.log_softmax(-1), Grade.LINEARISED),
+            (lambda x: torch.relu(x).log_softmax(-1) + x, Grade.LINEARISED),
+            (lambda x: x.softmax(-1), Grade.STATISTICAL),
         ],
     )
     def test_of_functions(self, function: Any, grade: Grade) -> None:
@@ -253,7 +255,7 @@ class TestGrades:
         assert propagate(small(), numbers(2, 4), 0.1, method="factor", rank=3).grade is Grade.STATISTICAL
 
     def test_of_fallbacks(self) -> None:
-        model = nn.Sequential(small(), nn.Softmax(-1))
+        model = nn.Sequential(small(), nn.LogSoftmax(-1))
         assert propagate(model, numbers(2, 4), 0.1, method="exact", fallback="sample").grade is Grade.SAMPLED
         assert propagate(model, numbers(2, 4), 0.1, method="exact").grade is Grade.LINEARISED
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assay._version import __version__
 from assay.errors import SubjectError
-from assay.graph import Graph, lower_max_pools, pool_before_activation
+from assay.graph import Graph, lower_composites, lower_max_pools, pool_before_activation
 from assay.interpret import RuleTable, coverage, unsupported
 from assay.render.text import clean, short
 from assay.subject import Subject
@@ -45,7 +45,7 @@ def domains() -> Mapping[str, InDomain]:
     """Every domain in which the graph is interpreted. To add one, add a line."""
     from assay.moments.rules import TABLE
 
-    return {"moments": InDomain(TABLE, lambda graph: lower_max_pools(pool_before_activation(graph)))}
+    return {"moments": InDomain(TABLE, lambda graph: lower_composites(lower_max_pools(pool_before_activation(graph))))}
 
 
 def examine(subject: Subject) -> dict[str, Any]:

@@ -49,7 +49,12 @@ def _(covariance: Diagonal) -> Tensor:
 
 @diagonal.register
 def _(covariance: LowRankPlusDiagonal) -> Tensor:
-    return covariance.factor.square().sum(0) + covariance.rest
+    if covariance.factor.requires_grad or covariance.rest.requires_grad:
+        return covariance.factor.square().sum(0) + covariance.rest
+    total = covariance.rest.clone()
+    for column in covariance.factor:  # each read once, and no squares written
+        total.addcmul_(column, column)
+    return total
 
 
 @diagonal.register

@@ -7,7 +7,14 @@ from assay.graph.draw import draw_svg
 from assay.graph.evaluate import evaluate, evaluate_node
 from assay.graph.from_export import capture
 from assay.graph.ir import BatchSize, Graph, Node, TensorSpec
-from assay.graph.lower import lower_max_pools, pool_before_activation
+from assay.graph.lower import (
+    lower_attention,
+    lower_composites,
+    lower_max_pools,
+    lower_squares,
+    pool_before_activation,
+    select_before_permute,
+)
 from assay.graph.operators import OPERATORS, Operator, Sample
 
 __all__ = [
@@ -22,6 +29,10 @@ __all__ = [
     "draw_svg",
     "evaluate",
     "evaluate_node",
+    "lower_attention",
+    "lower_composites",
     "lower_max_pools",
+    "lower_squares",
     "pool_before_activation",
+    "select_before_permute",
 ]

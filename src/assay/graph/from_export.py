@@ -12,6 +12,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -236,6 +237,8 @@ class _Translator:
         made = fx.target._schema.name.removeprefix("aten::") in _MADE
         if not made and not all(name is None or name in self.constants for name in node.inputs):
             return
+        if made and node.spec.batched:
+            self._filled(node, fx)
         if node.spec.batched or _mentions_batch(tuple(node.attributes.values())):
             return
         inputs = [None if name is None else self.parameters.get(name) for name in node.inputs]
@@ -245,6 +248,16 @@ class _Translator:
         value = evaluate_node(node, inputs, 0).detach()
         self.nodes.pop()
         self._constant(node.name, value, made_here=True)
+
+    def _filled(self, node: Node, fx: Any) -> None:
+        """One number in the shape of a batch: no function of the tensor whose shape it takes."""
+        name = fx.target._schema.name
+        number = 0.0 if "zeros" in name else 1.0 if "ones" in name else _bind(fx).get("fill_value")
+        if not isinstance(number, (bool, int, float)):
+            return
+        self.nodes.pop()
+        source = self._constant(f"{node.name}_value", torch.tensor(number, dtype=node.spec.dtype), made_here=True)
+        self.nodes.append(replace(node, op="expand", inputs=(source,), attributes={"shape": node.spec.shape}))
 
     def _passes_on(self, fx: Any, target: str, meta: Tensor) -> bool:
         """Whether the call returns its input as it is; dropout stays, as an identity that people look for."""

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from assay.graph.ir import Graph, Node
+import torch
+from torch import Tensor
+
+from assay.graph.ir import Graph, Node, TensorSpec
 
 
 def lower_max_pools(graph: Graph) -> Graph:
@@ -109,22 +112,158 @@ def _spread(values: tuple[int, ...], dims: int) -> tuple[int, ...]:
 
 
 def _tournament(node: Node, windows: list[dict[str, tuple[int, ...]]]) -> Iterator[Node]:
+    """Windows and pairwise maxima in pairs of pairs; each window right before its use, so that few tensors live."""
+    made = itertools.count()
+
     def emit(name: str, op: str, inputs: tuple[str | None, ...], attributes: dict[str, Any]) -> Node:
         return Node(name, op, inputs, attributes, node.spec, node.module_path, node.source)
 
-    if len(windows) == 1:
-        yield emit(node.name, "window", node.inputs, windows[0] | {"fill": None})
-        return
-    names = []
-    for index, window in enumerate(windows):
-        names.append(f"{node.name}_window{index}")
-        yield emit(names[-1], "window", node.inputs, window | {"fill": None})
-    count = 0
-    while len(names) > 1:
-        paired = []
-        for first, second in zip(names[::2], names[1::2], strict=False):
-            last = len(names) == 2
-            paired.append(node.name if last else f"{node.name}_max{count}")
-            count += 1
-            yield emit(paired[-1], "maximum", (first, second), {})
-        names = paired + (names[-1:] if len(names) % 2 else [])
+    def largest(first: int, count: int) -> list[Node]:
+        """Nodes whose last one is the maximum of `count` windows."""
+        if count == 1:
+            name = node.name if len(windows) == 1 else f"{node.name}_window{first}"
+            return [emit(name, "window", node.inputs, windows[first] | {"fill": None})]
+        half = 1 << (count - 1).bit_length() - 1  # the largest power of two below the count
+        left, right = largest(first, half), largest(first + half, count - half)
+        name = node.name if count == len(windows) else f"{node.name}_max{next(made)}"
+        return [*left, *right, emit(name, "maximum", (left[-1].name, right[-1].name), {})]
+
+    yield from largest(0, len(windows))
+
+
+def lower_squares(graph: Graph) -> Graph:
+    """Every square as the product of a tensor with itself, equal in value.
+
+    Returns:
+        The rewritten graph.
+    """
+    nodes = [
+        replace(node, op="mul", inputs=(node.inputs[0], node.inputs[0]), attributes={})
+        if node.op == "power" and node.attributes.get("exponent") == 2
+        else node
+        for node in graph
+    ]
+    return graph.replace_nodes(tuple(nodes))
+
+
+def lower_attention(graph: Graph) -> Graph:
+    """Dot-product attention as products and a softmax, where the queries or keys depend on the input; equal in value.
+
+    Returns:
+        The rewritten graph. Heads that share keys stay fused. The last product keeps the attention's name.
+    """
+    nodes: list[Node] = []
+    parameters = dict(graph.parameters)
+    for node in graph:
+        varying = node.op == "attention" and any(name in graph.dependent for name in node.inputs[:2])
+        nodes.extend(_products(graph, node, parameters) if varying and not _shares_keys(graph, node) else [node])
+    return replace(graph, nodes=tuple(nodes), parameters=parameters)
+
+
+def _shares_keys(graph: Graph, node: Node) -> bool:
+    shapes = [graph[name].spec.shape for name in node.inputs[:3] if name is not None]
+    return len({len(shape) for shape in shapes}) > 1 or len({shape[:-2] for shape in shapes}) > 1
+
+
+def _products(graph: Graph, node: Node, parameters: dict[str, Tensor]) -> Iterator[Node]:
+    query, key, value, mask = (*node.inputs, None)[:4]
+    assert query is not None
+    assert key is not None
+    shape, keys = graph[query].spec.shape, graph[key].spec.shape
+    rank, width, floating = len(shape), shape[-1], node.spec.dtype
+    assert isinstance(width, int)
+    scale = node.attributes.get("scale")
+    made = itertools.count()
+
+    def emit(op: str, inputs: tuple[str | None, ...], sizes: tuple[Any, ...], **attributes: Any) -> Node:
+        spec = TensorSpec(sizes, floating)
+        return Node(f"{node.name}_part{next(made)}", op, inputs, attributes, spec, node.module_path, node.source)
+
+    def constant(value: Tensor) -> Node:
+        name = f"{node.name}_constant{next(made)}"
+        parameters[name] = value
+        return Node(name, "parameter", (), {}, TensorSpec(tuple(value.shape), value.dtype))
+
+    order = (*range(rank - 2), rank - 1, rank - 2)
+    turned = emit("permute", (key,), (*keys[:-2], keys[-1], keys[-2]), order=order)
+    factor = constant(torch.tensor(width**-0.5 if scale is None else scale, dtype=floating))
+    scaled = emit("mul", (query, factor.name), shape)
+    sizes: tuple[Any, ...] = (*shape[:-1], keys[-2])
+    scores = emit("matmul", (scaled.name, turned.name), sizes)
+    yield from (turned, factor, scaled, scores)
+    masks: list[tuple[str, bool]] = [] if mask is None else [(mask, graph[mask].spec.dtype == torch.bool)]
+    if node.attributes.get("is_causal", False):
+        triangle = constant(torch.ones((sizes[-2], sizes[-1]), dtype=torch.bool).tril())
+        yield triangle
+        masks.append((triangle.name, True))
+    for name, allowed in masks:
+        if allowed:
+            closed = constant(torch.tensor(_CLOSED, dtype=floating))
+            yield closed
+            scores = emit("where", (name, scores.name, closed.name), sizes)
+        else:
+            scores = emit("add", (scores.name, name), sizes)
+        yield scores
+    weights = emit("softmax", (scores.name,), sizes, dim=rank - 1)
+    yield weights
+    yield replace(node, op="matmul", inputs=(weights.name, value), attributes={})
+
+
+_CLOSED = -1e4
+"""Logit of a masked place: its weight rounds to zero, and every derivative is finite."""
+
+
+def select_before_permute(graph: Graph) -> Graph:
+    """Swap select(permute(x)) into permute(select(x)), equal in value, where only selections read the permuted tensor.
+
+    So the batch stays the first axis where queries, keys and values are taken from one tensor.
+
+    Returns:
+        The rewritten graph.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in graph:
+        for name in node.inputs:
+            if name is not None:
+                readers.setdefault(name, []).append(node)
+    swapped = {
+        node.name: node
+        for node in graph
+        if node.op == "permute"
+        and node.name != graph.output
+        and all(reader.op == "select" for reader in readers.get(node.name, []))
+    }
+    nodes: list[Node] = []
+    for node in graph:
+        source = swapped.get(node.inputs[0] or "") if node.inputs and node.op == "select" else None
+        if node.name in swapped:
+            continue
+        nodes.extend([node] if source is None else _selected_first(graph, source, node))
+    return graph.replace_nodes(tuple(nodes))
+
+
+def _selected_first(graph: Graph, permute: Node, select: Node) -> tuple[Node, Node]:
+    order = permute.attributes["order"]
+    source = permute.inputs[0]
+    assert source is not None
+    place = order[select.attributes["axis"] % len(order)]
+    left = tuple(axis - (axis > place) for axis in order if axis != place)
+    sizes = tuple(size for axis, size in enumerate(graph[source].spec.shape) if axis != place)
+    name = f"{select.name}_taken"
+    taken = replace(
+        select,
+        name=name,
+        inputs=(source,),
+        attributes={"axis": place, "index": select.attributes["index"]},
+        spec=TensorSpec(sizes, select.spec.dtype),
+    )
+    return taken, replace(select, op="permute", inputs=(name,), attributes={"order": left})
+
+
+def lower_composites(graph: Graph) -> Graph:
+    """Squares, attention and selections behind a permutation in terms of operators that analyses have rules for.
+
+    Returns:
+        The rewritten graph, equal in value.
+    """
+    return lower_squares(lower_attention(select_before_permute(graph)))

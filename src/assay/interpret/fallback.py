@@ -31,20 +31,28 @@ def linearise(function: Callable[..., Tensor], means: Sequence[Tensor]) -> Appro
 
 
 def sampled(function: Callable[..., Tensor], means: Sequence[Tensor], draws: Sequence[Tensor]) -> Approximated:
-    """Mean and unexplained variance from draws of the inputs; fluctuations still go through the Jacobian at the mean.
+    """Mean, best multiple of the Jacobian at the mean, and what that leaves, over draws and their opposites.
+
+    The multiple is each output's own: the slope of its values against their linear part, so that a function that bends
+    off (a saturating one) passes on no more than it does on average.
 
     Args:
         function: of tensors (B, ...).
         means: (B, ...) per input.
-        draws: zero-mean fluctuations (n, B, ...) per input, drawn jointly.
+        draws: zero-mean fluctuations (n, B, ...) per input, drawn jointly; a function is evaluated twice per draw.
 
     Returns:
         The random affine map.
     """
-    linear = JacobianMap(function, means)
+    both = [torch.cat([draw, -draw]) for draw in draws]
+    steps = JacobianMap(function, means).apply(*both)
     values = torch.stack(
-        [function(*(m + d[i] for m, d in zip(means, draws, strict=True))) for i in range(draws[0].shape[0])]
+        [function(*(m + d[i] for m, d in zip(means, both, strict=True))) for i in range(both[0].shape[0])]
     )
     mean = values.mean(0)
-    left = values - mean - linear.apply(*draws)
-    return Approximated(mean, linear, left.square().mean(0))
+    power = steps.square().sum(0)
+    moving = power > 0
+    slope = ((values - mean) * steps).sum(0) / torch.where(moving, power, torch.ones_like(power))
+    slope = torch.where(moving, slope, torch.ones_like(slope))
+    left = values - mean - slope * steps
+    return Approximated(mean, JacobianMap(lambda *point: slope * function(*point), means), left.square().mean(0))

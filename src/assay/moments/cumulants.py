@@ -102,6 +102,8 @@ class CumulantDomain(DenseDomain):
         """M (B, n, N) of live tensors: expected derivatives with respect to the sources."""
         self.relations: dict[str, Tensor] = {}
         """C (B, n, N) of live tensors: covariances with the sources' arguments."""
+        self.beyond: list[str] = []
+        """Nodes whose argument is too far from Gaussian for the series."""
 
     def lift(self, name: str, mean: Tensor, matrix: Tensor) -> DenseElement:
         """The input, which is Gaussian."""
@@ -191,6 +193,8 @@ class CumulantDomain(DenseDomain):
         skew = third.diagonal(dim1=1, dim2=2) / safe**1.5
         kurtosis = fourth.diagonal(dim1=1, dim2=2) / safe**2
         self.shape[name] = float(skew.detach().abs().max()), float(kurtosis.detach().abs().max())
+        if self.shape[name][0] > _SKEW or self.shape[name][1] > _KURTOSIS:
+            self.beyond.append(name)
         kept3 = positive * _SKEW / skew.abs().clamp(min=_SKEW)
         kept4 = positive * _KURTOSIS / kurtosis.abs().clamp(min=_KURTOSIS)
         both = (kept4.unsqueeze(2) * kept4.unsqueeze(1)).sqrt()

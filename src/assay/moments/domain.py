@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
@@ -33,7 +34,8 @@ class Trust:
     grades: dict[str, Grade] = field(default_factory=dict)
     gaussian: dict[str, bool] = field(default_factory=dict)
     innovation_share: dict[str, float] = field(default_factory=dict)
-    frozen: str = ""
+    frozen: set[str] = field(default_factory=set)
+    """Nodes whose value at the means stands for a distribution."""
 
     def grade_of(self, name: str) -> Grade:
         """Grade of a node; of a constant, whether its value was frozen on the way."""
@@ -47,10 +49,18 @@ class Trust:
         if own == Grade.EXACT and curved > 1:
             from_rule = Grade.CLOSED_FORM
         worst = [self.grades.get(name, Grade.EXACT) for name in inputs]
-        if self.frozen:
+        if any(self._follows_frozen(name) for name in node.inputs if name is not None and name not in inputs):
             worst.append(Grade.LINEARISED)
         self.grades[node.name] = combine([from_rule, *worst])
         self.gaussian[node.name] = gaussian and own == Grade.EXACT
+
+    def _follows_frozen(self, name: str) -> bool:
+        """Whether an input without an element may depend on a frozen node: all but parameters and constants may."""
+        return name in self.frozen or (bool(self.frozen) and _LEAF.search(name) is None)
+
+
+_LEAF = re.compile(r"^[pbc]_|_(constant\d+|value)$")
+"""Names that capture gives to parameters, buffers and constants."""
 
 
 def smooth(operands: Operands, policy: Fallback) -> tuple[Smoothed, Grade]:
@@ -102,8 +112,8 @@ def operands_of(node: Node, values: Sequence[Any], batch: int, domain: Any) -> O
 
 
 def frozen_value(node: Node, values: Sequence[Any], batch: int, trust: Trust) -> Tensor:
-    """Value of an integer or boolean node at the means; marks what follows as linearised."""
-    trust.frozen = trust.frozen or node.name
+    """Value of an integer or boolean node at the means; marks what depends on it as linearised."""
+    trust.frozen.add(node.name)
     points = [value if value is None or isinstance(value, Tensor) else value.mean for value in values]
     return evaluate_node(node, points, batch)
 

@@ -117,7 +117,10 @@ class FactorDomain:
         bits = torch.arange(count, dtype=torch.int16).reshape(-1, *(1,) * innovation.dim())
         signs = 1 - 2 * ((drawn.unsqueeze(0) >> bits) & 1)  # one draw gives a unit's signs in all columns
         added = safe_sqrt(innovation / count) * signs.to(innovation)
-        return torch.cat([factor[:-count], factor[-count:] + added])
+        if factor.requires_grad or added.requires_grad:
+            return torch.cat([factor[:-count], factor[-count:] + added])
+        factor[-count:] += added  # the columns are this node's own
+        return factor
 
     def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
         """Value at the means."""

@@ -65,7 +65,7 @@ def average_layers(parts: Sequence[Sequence[LayerNoise]], weights: Sequence[int]
     total = sum(weights)
     averaged = []
     for rows in zip(*parts, strict=True):
-        mean = {
+        mean: dict[str, float | None] = {
             name: sum(getattr(row, name) * weight for row, weight in zip(rows, weights, strict=True)) / total
             for name in ("variance", "relative", "innovation_share")
         }

@@ -43,10 +43,12 @@ def cumulant(request: Request) -> Moments:
     batch = request.mean.shape[0]
     size = max(1, min(batch, _ELEMENTS // max(1, sources * sources)))
     parts = [_walk(request, slice(start, start + size)) for start in range(0, batch, size)]
+    warnings = dict.fromkeys(warning for part in parts for warning in part.warnings)
     return replace(
         parts[0],
         mean=torch.cat([part.mean for part in parts]),
         covariance=torch.cat([part.covariance for part in parts]),
+        warnings=tuple(warnings),
         layers=average_layers([part.layers for part in parts], [len(part.mean) for part in parts]),
     )
 
@@ -58,7 +60,16 @@ def _walk(request: Request, rows: slice) -> Moments:
         covariance=select(request.covariance, rows),
         outputs=None if request.outputs is None else request.outputs[rows],
     )
-    return outcome(part, CumulantDomain(fallback=request.fallback), "cumulant")
+    domain = CumulantDomain(fallback=request.fallback)
+    found = outcome(part, domain, "cumulant")
+    if not domain.beyond:
+        return found
+    largest = max(max(domain.shape[name]) for name in domain.beyond)
+    warning = (
+        f"{len(domain.beyond)} of {len(domain.shape)} non-linearities bend values too far from Gaussian for the series "
+        f"(standardised cumulants up to {largest:.1f}): add check=N, or use method='mc_cv'."
+    )
+    return replace(found, warnings=(*found.warnings, warning))
 
 
 def source_count(request: Request) -> int:

@@ -3,7 +3,7 @@
 Affine operators and elementwise functions need no rule of their own: theirs is derived from the operator's row.
 """
 
-from assay.moments.rules import maximum, piecewise, product  # noqa: F401  (registers the rules)
+from assay.moments.rules import activations, attention, maximum, norms, piecewise, product  # noqa: F401  (registers the rules)
 from assay.moments.rules.table import TABLE
 
 TABLE.freeze()

@@ -1,31 +1,34 @@
-"""The larger or smaller of two correlated Gaussians (Clark 1961), from which max pooling is built as a tournament."""
+"""The larger or smaller of two Gaussians (Clark 1961), from which max pooling is built, or of one and a constant."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from assay.covariance.functions import safe_sqrt
-from assay.gaussian import maximum_moments, rectified, rectified_covariance, standardise
+from assay.gaussian import maximum_moments, rectified, standardise
 from assay.grade import Grade
-from assay.interpret import Gains
-from assay.moments.rules.piecewise import correlations
+from assay.interpret import Gains, JacobianMap
+from assay.moments.rules.piecewise import rectified_left
 from assay.moments.rules.table import TABLE
-from assay.moments.smoothed import Kernel, Operands, Smoothed
+from assay.moments.smoothed import Blocks, Kernel, Operands, Smoothed
 
 
-@TABLE.rule("maximum", grade=Grade.CLOSED_FORM, applies=lambda varying: varying == {0, 1})
+@TABLE.rule("maximum", grade=Grade.CLOSED_FORM)
 def maximum(operands: Operands) -> Smoothed:
     """max(x, y) = y + relu(x - y): exact for a Gaussian pair, as is the covariance of two maxima (Clark 1961)."""
     return _extreme(operands, 1.0)
 
 
-@TABLE.rule("minimum", grade=Grade.CLOSED_FORM, applies=lambda varying: varying == {0, 1})
+@TABLE.rule("minimum", grade=Grade.CLOSED_FORM)
 def minimum(operands: Operands) -> Smoothed:
     """min(x, y) = -max(-x, -y)."""
     return _extreme(operands, -1.0)
 
 
 def _extreme(operands: Operands, sign: float) -> Smoothed:
+    if len(operands.varying) == 1:
+        return _against_constant(operands, sign)
     first, second = sign * operands.mean(0), sign * operands.mean(1)
     std1, std2, shared = operands.std(0), operands.std(1), operands.covariance(0, 1)
     mean, _, weight = maximum_moments(first, std1, second, std2, shared)
@@ -34,11 +37,32 @@ def _extreme(operands: Operands, sign: float) -> Smoothed:
     statistics = rectified(standard)
     innovation = gap_std.square() * (statistics.variance - statistics.probability.square()).clamp(min=0)
 
-    def pairs(matrix: Tensor) -> Tensor:
-        flat_std, flat_a, flat_gain = (t.reshape(t.shape[0], -1) for t in (gap_std, standard, statistics.probability))
-        correlation, scale = correlations(matrix, flat_std)
-        both = rectified_covariance(flat_a.unsqueeze(2), flat_a.unsqueeze(1), correlation)
-        return scale * both - matrix * flat_gain.unsqueeze(2) * flat_gain.unsqueeze(1)
+    def pairs(block: Blocks) -> Tensor:
+        gap = block(0, 0) - block(0, 1) - block(1, 0) + block(1, 1)
+        return rectified_left(gap, gap_std, standard)
 
     shapes = [operands.mean(0).shape, operands.mean(1).shape]
-    return Smoothed(sign * mean, Gains(weight, 1 - weight, shapes=shapes), innovation, Kernel((1.0, -1.0), pairs))
+    return Smoothed(sign * mean, Gains(weight, 1 - weight, shapes=shapes), innovation, Kernel(pairs))
+
+
+def _against_constant(operands: Operands, sign: float) -> Smoothed:
+    """max(x, c) = c + relu(x - c)."""
+    (position,) = operands.varying
+    mean, std, constant = operands.mean(position), operands.std(position), operands.values[1 - position]
+    constant = sign * constant.to(mean)
+    standard = standardise(sign * mean - constant, std)
+    ahead = standard > 0
+    # the part beyond the larger of both means is a small positive tail
+    tail = rectified(torch.where(ahead, -standard, standard)).mean
+    value = torch.where(ahead, sign * mean, constant) + std * tail
+    statistics = rectified(standard)
+    innovation = std.square() * (statistics.variance - statistics.probability.square()).clamp(min=0)
+
+    def pairs(block: Blocks) -> Tensor:
+        return rectified_left(block(0, 0), std, standard)
+
+    if value.dim() > mean.dim():  # the batch is not the first axis any more
+        spread = JacobianMap(lambda x: statistics.probability * x, (mean,))
+        return Smoothed(sign * value, spread, innovation.expand(value.shape))
+    gains = Gains(statistics.probability, shapes=[mean.shape])
+    return Smoothed(sign * value, gains, innovation, Kernel(pairs))

@@ -17,18 +17,14 @@ from assay.gaussian import (
     piecewise_linear_covariance,
     piecewise_linear_moments,
     rectified,
-    rectified_covariance,
-    relu_moments,
+    rectified_covariance_matrix,
     standardise,
 )
 from assay.grade import Grade
 from assay.interpret import Gains
+from assay.moments.rules.elementwise import alone, correlations, flat
 from assay.moments.rules.table import TABLE
-from assay.moments.smoothed import Kernel, Operands, Smoothed
-
-
-def _alone(varying: frozenset[int]) -> bool:
-    return varying == {0}
+from assay.moments.smoothed import Blocks, Kernel, Operands, Smoothed
 
 
 @TABLE.rule("relu", grade=Grade.CLOSED_FORM)
@@ -40,26 +36,35 @@ def relu(operands: Operands) -> Smoothed:
     gain, spread = statistics.probability, statistics.variance
     innovation = std.square() * (spread - gain.square()).clamp(min=0)
 
-    def pairs(matrix: Tensor) -> Tensor:
-        flat_std, flat_a, flat_gain = (t.reshape(t.shape[0], -1) for t in (std, standard, gain))
-        correlation, scale = correlations(matrix, flat_std)
-        both = rectified_covariance(flat_a.unsqueeze(2), flat_a.unsqueeze(1), correlation)
-        return scale * both - matrix * flat_gain.unsqueeze(2) * flat_gain.unsqueeze(1)
+    def pairs(block: Blocks) -> Tensor:
+        return rectified_left(block(0, 0), std, standard)
 
-    return Smoothed(relu_moments(mean, std)[0], Gains(gain), innovation, Kernel((1.0,), pairs))
-
-
-def correlations(matrix: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Correlations (B, n, n), 0 where a deviation is 0, and products of deviations (B, n, n)."""
-    scale = std.unsqueeze(2) * std.unsqueeze(1)
-    positive = scale > 0
-    correlation = torch.where(
-        positive, matrix / torch.where(positive, scale, torch.ones_like(scale)), torch.zeros_like(matrix)
-    )
-    return correlation.clamp(-1, 1), scale
+    # relu(x) = x + relu(-x): beyond a positive mean only a small tail is added
+    ahead = standard > 0
+    tail = torch.where(ahead, statistics.mean - standard, statistics.mean)
+    value = torch.where(ahead, mean, torch.zeros_like(mean)) + std * tail
+    return Smoothed(value, Gains(gain), innovation, Kernel(pairs))
 
 
-@TABLE.rule("leaky_relu", "prelu", "clip", "abs", "hardsigmoid", grade=Grade.CLOSED_FORM, applies=_alone)
+def rectified_left(matrix: Tensor, std: Tensor, standard: Tensor) -> Tensor:
+    """Covariance of all pairs of relu(x) beyond the first order, in a full tensor's units.
+
+    Args:
+        matrix: covariances (B, n, n) of x.
+        std: deviations of x, (B, ...) or broadcasting with `standard`.
+        standard: standardised means, (B, ...).
+
+    Returns:
+        (B, n, n).
+    """
+    flat_std, flat_a = flat(std, standard, like=standard)
+    gain = rectified(flat_a).probability
+    correlation, scale = correlations(matrix, flat_std)
+    both = rectified_covariance_matrix(flat_a, correlation)
+    return scale * both - matrix * gain.unsqueeze(2) * gain.unsqueeze(1)
+
+
+@TABLE.rule("leaky_relu", "prelu", "clip", "abs", "hardsigmoid", grade=Grade.CLOSED_FORM, applies=alone)
 def piecewise_linear(operands: Operands) -> Smoothed:
     """Sum of shifted rectified Gaussians (specification 1.5)."""
     function = describe(operands)
@@ -67,8 +72,9 @@ def piecewise_linear(operands: Operands) -> Smoothed:
     value, variance, gain = piecewise_linear_moments(mean, std, *function)
     innovation = (variance - gain.square() * std.square()).clamp(min=0)
 
-    def pairs(matrix: Tensor) -> Tensor:
-        flat_mean, flat_std, flat_gain = (t.expand(mean.shape).reshape(mean.shape[0], -1) for t in (mean, std, gain))
+    def pairs(block: Blocks) -> Tensor:
+        matrix = block(0, 0)
+        flat_mean, flat_std, flat_gain = flat(mean, std, gain, like=mean)
         correlation, _ = correlations(matrix, flat_std)
         left, right = (_aligned(function, mean.shape, axis) for axis in (2, 1))
         both = piecewise_linear_covariance(
@@ -82,7 +88,7 @@ def piecewise_linear(operands: Operands) -> Smoothed:
         )
         return both - matrix * flat_gain.unsqueeze(2) * flat_gain.unsqueeze(1)
 
-    return Smoothed(value, Gains(gain), innovation, Kernel((1.0,), pairs))
+    return Smoothed(value, Gains(gain), innovation, Kernel(pairs))
 
 
 def describe(operands: Operands) -> PiecewiseLinear:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from assay.gaussian import elementwise_moments
+from assay.gaussian import TERMS
 from assay.grade import Grade
 from assay.graph import Operator
-from assay.interpret import Gains, OperatorMap, RuleTable
+from assay.interpret import OperatorMap, RuleTable
 from assay.interpret.rules import Rule
 from assay.moments.conformance import conformance
+from assay.moments.rules.elementwise import alone, by_series
 from assay.moments.smoothed import Operands, Smoothed
 
 MomentsRule = Callable[[Operands], Smoothed]
 
-NODES = 64
-"""Gauss-Hermite nodes for functions without a closed form."""
+SERIES = f"quadrature, pairs by {TERMS} Hermite terms"
+"""Note on functions without a closed form."""
 
 
 def affine(operands: Operands) -> Smoothed:
@@ -27,21 +28,15 @@ def affine(operands: Operands) -> Smoothed:
 
 
 def quadrature(operands: Operands) -> Smoothed:
-    """Any elementwise function by quadrature cut at its kinks: mean, slope, and the variance the slope leaves."""
-    kinks = operands.operator.kinks
-    mean, variance, gain = elementwise_moments(
-        operands.function, operands.mean(), operands.std(), nodes=NODES, kinks=kinks
-    )
-    innovation = (variance - gain.square() * operands.elements[0].variance).clamp(min=0)
-    return Smoothed(mean, Gains(gain), innovation)
+    """Any elementwise function: moments by quadrature cut where it changes, pairs of units by its Hermite series."""
+    return by_series(operands, kinks=operands.operator.kinks)
 
 
 def _derive(operator: Operator) -> Rule[MomentsRule] | None:
     if operator.linear_in:
         return Rule(operator.name, affine, Grade.EXACT, applies=operator.affine_in)
     if operator.elementwise:
-        note = f"Gauss-Hermite, {NODES} nodes"
-        return Rule(operator.name, quadrature, Grade.CLOSED_FORM, note, applies=lambda varying: varying == {0})
+        return Rule(operator.name, quadrature, Grade.CLOSED_FORM, SERIES, applies=alone)
     return None
 
 
@@ -51,4 +46,4 @@ _LOWERED: dict[str, str] = dict.fromkeys(
 
 TABLE: RuleTable[MomentsRule] = RuleTable("moments", _derive, conformance, _LOWERED)
 
-__all__ = ["NODES", "TABLE", "MomentsRule", "affine", "quadrature"]
+__all__ = ["SERIES", "TABLE", "MomentsRule", "affine", "quadrature"]
