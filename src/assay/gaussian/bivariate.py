@@ -107,7 +107,7 @@ def _end_integral(lower: Tensor, upper: Tensor, magnitude: Tensor, rectify: bool
         total = total + series[order] * ((width_square * layer - following) if rectify else layer)
         layer = following
 
-    for node, weight in legendre(12):
+    for node, weight in legendre(12 if width.dtype == torch.float64 else 4):
         w = width_square * node**2
         s = (1 - w).sqrt()
         smooth = torch.exp(product * (s - 1) / (2 * (1 + s))) / (s * (s + magnitude) if rectify else s)
@@ -139,9 +139,17 @@ def _near_one(a: Tensor, b: Tensor, rho: Tensor, rectify: bool) -> Tensor:
 def _flat(a: Tensor, b: Tensor, rho: Tensor, base: Tensor, rectify: bool) -> Tensor:
     """Phi2 or K of one block, each element with the nodes that its |rho| needs."""
     magnitude = rho.abs()
-    result = torch.full_like(rho, math.nan)
-    below = -1.0
-    for limit, nodes in (*_SCHEDULE[rho.dtype], (1.0, 0)):
+    schedule = _SCHEDULE[rho.dtype]
+    result, below = torch.full_like(rho, math.nan), -1.0
+    if rho.dtype == torch.float32 and rho.numel():
+        # so few nodes that sorting elements by them costs more than it saves: all take those of the largest
+        below, largest = schedule[-1][0], float(magnitude.max())
+        nodes = next((count for limit, count in schedule if largest <= limit), schedule[-1][1])
+        result = _arc_integral(a, b, rho.clamp(-below, below), nodes, rectify).add_(base)
+        if largest <= below:
+            return result
+        schedule = ()
+    for limit, nodes in (*schedule, (1.0, 0)):
         index = ((magnitude > below) & (magnitude <= limit)).nonzero().squeeze(1)
         below = limit
         if index.numel() == 0:
