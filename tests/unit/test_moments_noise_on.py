@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.watching import Largest
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from assay.errors import UsageError
 from assay.grade import Grade
@@ -276,19 +275,6 @@ def test_methods_without_it_name_those_with_it(method: str) -> None:
     with pytest.raises(UsageError, match="does not take noise_on") as caught:
         propagate(net, numbers(2, 3), 0.1, method=method, noise_on={"1": 0.1})
     assert "factor" in caught.value.advice
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operator made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
-        return result
 
 
 def test_a_large_weight_takes_few_copies() -> None:

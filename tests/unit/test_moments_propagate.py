@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.watching import Largest
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from assay.covariance import Dense, Diagonal, LowRankPlusDiagonal
 from assay.errors import NumericalError, UsageError
@@ -360,19 +359,6 @@ def test_single_precision(method: str) -> None:
     assert single.mean.dtype == torch.float32
     for one, other in ((single.mean, double.mean), (single.covariance, double.covariance)):
         assert (one.double() - other).abs().max() <= 1e-5 * other.abs().max()
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operator made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.elements = max([self.elements, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
-        return result
 
 
 def test_the_factor_method_never_holds_a_matrix() -> None:

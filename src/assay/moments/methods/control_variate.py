@@ -23,7 +23,7 @@ from assay.moments.methods.factor import INNOVATION_COLUMNS, adjoint, walk
 from assay.moments.methods.request import Request
 from assay.moments.result import Moments
 
-_CHUNK_ELEMENTS = 6_000_000
+_CHUNK_ELEMENTS = 600_000
 _WALK_ELEMENTS = 50_000_000
 """Elements of a walk's widest tensor and its columns together."""
 _REPLICATES = 8
