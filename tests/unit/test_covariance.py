@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.support.inputs import close, numbers
 from torch import Tensor
 
 from assay.covariance import (
@@ -36,10 +37,6 @@ class Case:
     covariance: Covariance
     truth: Tensor
     event: tuple[int, ...]
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def diagonal_case(event: tuple[int, ...], batch: int) -> Case:
@@ -94,10 +91,6 @@ FLAT = [
 
 def names(cases: list[Case]) -> list[str]:
     return [f"{case.name}-{'x'.join(map(str, case.covariance.shape))}" for case in cases]
-
-
-def close(value: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("case", CASES, ids=names(CASES))

@@ -7,33 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.inputs import calls, seeded
 from torch import Tensor, nn
 
 from assay.graph import OPERATORS, Graph, capture, evaluate
 from assay.graph.functional import without_mutation
-
-
-class Calls(nn.Module):
-    """A model whose forward pass is a function of (self, x); layers are attributes."""
-
-    def __init__(self, function: Callable[..., Any], **layers: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def calls(function: Callable[..., Any], **layers: Any) -> Calls:
-    torch.manual_seed(1)
-    return Calls(function, **layers).eval()
-
-
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(1)
-    return make().eval()
 
 
 def equal(

@@ -11,34 +11,11 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.inputs import calls, seeded
 from torch import Tensor, nn
 
 from assay.errors import CaptureError
 from assay.graph import OPERATORS, capture, check, from_export
-
-
-class Calls(nn.Module):
-    """A model whose forward pass is a function of (self, x); layers are attributes."""
-
-    def __init__(self, function: Callable[..., Any], **layers: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def calls(function: Callable[..., Any], **layers: Any) -> Calls:
-    torch.manual_seed(1)
-    return Calls(function, **layers).eval()
-
-
-def seeded(make: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(1)
-    return make().eval()
-
 
 # Models that cannot be captured: each says why and where.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.errors import AssayError, UnsupportedOperator
@@ -30,10 +31,6 @@ from assay.interpret import (
 )
 from assay.moments import propagate
 from assay.moments.rules import TABLE
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(value: Tensor, expected: Tensor) -> None:

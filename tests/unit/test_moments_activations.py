@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.inputs import Function, numbers
 from torch import Tensor, nn
 
 from assay.grade import Grade
@@ -96,21 +97,6 @@ VALUES = {
     ),
     "abs": (1.18408994231241653, 0.777931008514578104, 1.79118622960522412, 1.79165189087262135, -0.01110275285885),
 }
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-class Function(nn.Module):
-    """Any function as a network."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def exactly(function: Any, mean: Tensor, noise: Any) -> Moments:

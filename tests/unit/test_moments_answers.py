@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.covariance import Dense, Diagonal, LowRankPlusDiagonal
@@ -19,10 +20,6 @@ from assay.moments import confusion, flip_probability, propagate, sensitivity_ma
 from assay.moments.maps import patch_sums
 from assay.moments.probabilities import argmax_probabilities, candidates
 from assay.subject import Data, Subject
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def classifier(*widths: int, seed: int = 0, example: Tensor | None = None) -> Subject:

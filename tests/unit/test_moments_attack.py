@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.errors import UsageError
@@ -15,10 +16,6 @@ from assay.moments import GaussianAttack, attack, propagate
 from assay.moments.gaussian_attack import wilson
 from assay.preprocess import Preprocessing
 from assay.subject import Data, Subject
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def linear(classes: int = 2) -> tuple[nn.Linear, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.grade import Grade
@@ -15,10 +16,6 @@ from assay.interpret import fallback
 from assay.moments import propagate
 from assay.moments.domain import Trust
 from assay.subject import Subject
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Block(nn.Module):

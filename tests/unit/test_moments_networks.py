@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.inputs import Function, close, numbers
 from torch import Tensor, nn
 
 from assay.covariance import Dense, Diagonal, LowRankPlusDiagonal, diagonal, to_dense
@@ -22,25 +23,6 @@ from assay.moments.noise import as_covariance
 from assay.subject import Subject
 
 WALKING = ["exact", "gain", "factor", "diagonal"]
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def close(value: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
-
-
-class Function(nn.Module):
-    """Any function as a network."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 SPECIFIED = {  # mean and variance at N(0.7, 1.3^2) and N(-1, 2^2), by mpmath

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.inputs import numbers
 from tests.support.watching import Largest
 from torch import Tensor, nn
 
@@ -16,10 +17,6 @@ from assay.preprocess import Preprocessing
 from assay.subject import Subject
 
 WALKING = ["exact", "gain", "factor"]
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(value: Tensor, expected: Tensor, tolerance: float = 1e-11) -> None:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from tests.support.inputs import Function, numbers
 
 from assay.grade import Grade
 from assay.moments import propagate
 from assay.moments.rules.groups import Layout, Spread
 from assay.subject import Subject
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-class Function(nn.Module):
-    """Any function as a network."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
 
 WEIGHT, BIAS = numbers(12, seed=3), numbers(12, seed=4)
 NORMS = {

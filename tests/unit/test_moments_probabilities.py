@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.errors import UsageError
@@ -17,10 +18,6 @@ from assay.moments import expected_probabilities, flip_probability, noise_level,
 from assay.moments.levels import Search
 from assay.moments.probabilities import expected_softmax, pairwise_probabilities
 from assay.subject import Data, Subject
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def classifier(*widths: int, seed: int = 0) -> Subject:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.covariance import (
@@ -31,10 +32,6 @@ from assay.errors import UsageError
 from assay.grade import Grade
 from assay.moments import blurred_noise, propagate
 from assay.moments.basis import low_rank
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(value: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:

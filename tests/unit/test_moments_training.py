@@ -6,16 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.covariance import LowRankPlusDiagonal
 from assay.errors import UsageError
 from assay.moments import propagate
 from assay.subject import Subject
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def perceptron() -> nn.Module:

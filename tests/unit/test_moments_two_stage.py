@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.support.inputs import numbers
 from torch import Tensor, nn
 
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.moments import propagate
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def close(value: Tensor, expected: Any, tolerance: float = 1e-12) -> None:

@@ -25,6 +25,7 @@ from assay.graph.evaluate import evaluate_node
 from assay.graph.functional import without_mutation
 from assay.graph.ir import BatchSize, Graph, Node, Slot, TensorSpec
 from assay.graph.operators import ATEN
+from assay.graph.operators.operator import Inexpressible
 
 _PASSED_ON = {
     "aten.clone.default",
@@ -326,7 +327,7 @@ class _Translator:
         shape = tuple(self._size(size) for size in meta.shape)
         try:
             inputs, attributes = form.bind({name: self._plain(value) for name, value in _bind(fx).items()}, shape)
-        except NotImplementedError:
+        except Inexpressible:
             self._opaque(fx, meta, alias)
             return
         names = tuple(self._tensor(fx, value, position) for position, value in enumerate(inputs))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assay.graph.operators.operator import Aten, Converted, Operator, Sample, randn
+from assay.graph.operators.operator import Aten, Converted, Inexpressible, Operator, Sample, randn
 
 _BOTH = (frozenset({0, 1}),)
 _EITHER = (frozenset({0}), frozenset({1}))
@@ -44,7 +44,7 @@ def _addcmul_squared(x: Tensor, y: Tensor, z: Tensor, *, value: float = 1) -> Te
 
 def _scaled_addmm(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
     if arguments.get("beta", 1) != 1 or arguments.get("alpha", 1) != 1:
-        raise NotImplementedError("addmm with scaling")
+        raise Inexpressible("addmm with scaling")
     return Converted((arguments["self"], arguments["mat1"], arguments["mat2"]), {})
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.graph.operators.operator import Aten, Converted, Operator, Sample, randn
+from assay.graph.operators.operator import Aten, Converted, Inexpressible, Operator, Sample, randn
 
 
 def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, normalized_shape, eps=1e-5) -> Tensor:
@@ -22,7 +22,7 @@ def _group_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, num_gr
 def _instance_norm_form(arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
     """Instance norm is group norm with one group per channel."""
     if not arguments["use_input_stats"]:
-        raise NotImplementedError("instance norm with running statistics")
+        raise Inexpressible("instance norm with running statistics")
     names = (arguments["input"], arguments["weight"], arguments["bias"])
     return Converted(names, {"num_groups": shape[1], "eps": arguments["eps"]})
 

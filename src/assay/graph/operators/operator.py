@@ -17,6 +17,10 @@ class Sample(NamedTuple):
     attributes: dict[str, Any] = {}  # noqa: RUF012
 
 
+class Inexpressible(Exception):
+    """Raised by a conversion for a variant of an ATen call that its operator cannot say; the call then stays opaque."""
+
+
 class Converted(NamedTuple):
     """What an ATen call becomes: tensor arguments by position and attributes."""
 

@@ -62,7 +62,16 @@ def control_variate(request: Request, *, quadratic: bool = True) -> Moments:
         request.reason,
         request.outputs,
         torch.stack(errors),
+        warnings=_without_graph(request),
     )
+
+
+def _without_graph(request: Request) -> tuple[str, ...]:
+    try:
+        _ = request.graph
+    except CaptureError as error:
+        return (f"The control variate is the plain Jacobian, which removes less noise: {error.what}",)
+    return ()
 
 
 def _jacobians(request: Request) -> Iterator[Tensor]:
