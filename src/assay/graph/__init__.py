@@ -5,6 +5,7 @@
 
 from assay.graph.draw import draw_svg
 from assay.graph.evaluate import evaluate, evaluate_node
+from assay.graph.fold import fold_batch_norms
 from assay.graph.from_export import capture
 from assay.graph.ir import BatchSize, Graph, Node, TensorSpec
 from assay.graph.lower import (
@@ -29,6 +30,7 @@ __all__ = [
     "draw_svg",
     "evaluate",
     "evaluate_node",
+    "fold_batch_norms",
     "lower_attention",
     "lower_composites",
     "lower_max_pools",
