@@ -11,6 +11,9 @@ from torch import Tensor
 
 from assay.covariance.linear_map import LinearMap
 from assay.covariance.types import Covariance, Dense, Diagonal, LowRankPlusDiagonal
+from assay.gaussian.blocks import followed
+
+_BLOCK = 32768
 
 
 def flat_columns(matrix: Tensor, event: tuple[int, ...]) -> Tensor:
@@ -51,9 +54,12 @@ def _(covariance: Diagonal) -> Tensor:
 def _(covariance: LowRankPlusDiagonal) -> Tensor:
     if covariance.factor.requires_grad or covariance.rest.requires_grad:
         return covariance.factor.square().sum(0) + covariance.rest
-    total = covariance.rest.clone()
-    for column in covariance.factor:  # each read once, and no squares written
-        total.addcmul_(column, column)
+    factor, total = covariance.factor, covariance.rest.contiguous().clone()
+    flat, sums = factor.reshape(factor.shape[0], total.numel()), total.view(-1)
+    for begin in range(0, sums.numel(), _BLOCK):  # the sums of a block stay in the cache while columns stream by
+        part = sums[begin : begin + _BLOCK]
+        for column in flat[:, begin : begin + _BLOCK]:
+            part.addcmul_(column, column)
     return total
 
 
@@ -273,6 +279,8 @@ def _(covariance: Dense, count: int, generator: torch.Generator) -> Tensor:
 
 def safe_sqrt(variance: Tensor) -> Tensor:
     """Square root of a variance with zero gradient at zero; tiny negative rounding counts as zero."""
+    if not followed(variance):
+        return variance.clamp(min=0).sqrt_()
     positive = variance > 0
     return torch.where(
         positive, torch.where(positive, variance, torch.ones_like(variance)).sqrt(), torch.zeros_like(variance)

@@ -12,6 +12,7 @@ from assay.gaussian.bivariate import (
     rectified_covariance_matrix,
     relu_covariance,
 )
+from assay.gaussian.blocks import followed, in_blocks
 from assay.gaussian.exponential import exponential_left, exponential_moments, sine_left, sine_moments
 from assay.gaussian.gelu import gelu_covariance, gelu_gain, gelu_left, gelu_moments
 from assay.gaussian.hermite import (
@@ -21,7 +22,7 @@ from assay.gaussian.hermite import (
     hinge_coefficients,
     smooth_moments,
 )
-from assay.gaussian.maximum import maximum_moments
+from assay.gaussian.maximum import maximum_moments, smoothed_maximum
 from assay.gaussian.normal import density, distribution, log_distribution, mills_ratio
 from assay.gaussian.piecewise import (
     ABSOLUTE,
@@ -42,6 +43,7 @@ from assay.gaussian.rectified import (
     rectified,
     relu_gain,
     relu_moments,
+    smoothed_relu,
     standardise,
 )
 from assay.gaussian.step import (
@@ -71,6 +73,7 @@ __all__ = [
     "elementwise_moments",
     "exponential_left",
     "exponential_moments",
+    "followed",
     "gelu_covariance",
     "gelu_gain",
     "gelu_left",
@@ -81,6 +84,7 @@ __all__ = [
     "hermite_coefficients",
     "hermite_covariance",
     "hinge_coefficients",
+    "in_blocks",
     "leaky_relu",
     "legendre",
     "log_distribution",
@@ -100,5 +104,7 @@ __all__ = [
     "sine_left",
     "sine_moments",
     "smooth_moments",
+    "smoothed_maximum",
+    "smoothed_relu",
     "standardise",
 ]

@@ -57,6 +57,12 @@ class OperatorMap:
 
     def transpose(self, cotangents: Tensor) -> tuple[Tensor, ...]:
         """(k, B, ...) -> one (k, B, ...) per varying input."""
+        if self.operator.transposed is not None and self.varying == (0,):
+            data, *fixed = self.inputs
+            assert data is not None
+            back = self.operator.transposed(cotangents, data.shape, *fixed, **self.attributes)
+            if back is not None:
+                return (back,)
         zeros = [torch.zeros_like(self.inputs[i]) for i in self.varying]  # type: ignore[arg-type]
         pullback = vjp(self._linear, *zeros)[1]
         return vmap(pullback)(cotangents)

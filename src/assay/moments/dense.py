@@ -36,6 +36,11 @@ class DenseElement:
         """Shape of one sample."""
         return tuple(self.mean.shape[1:])
 
+    @property
+    def mean_variance(self) -> float:
+        """Mean over units."""
+        return float(self.variance.detach().mean())
+
 
 class DenseDomain:
     """Joint covariance of all live tensors, in blocks.
@@ -80,7 +85,7 @@ class DenseDomain:
                 self.blocks[node.name, name] = cross[name]
         self.blocks[node.name, node.name] = matrix
         element = DenseElement(node.name, smoothed.mean, matrix.diagonal(dim1=1, dim2=2).reshape(smoothed.mean.shape))
-        self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
+        self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.mean_variance)
         return element
 
     def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:

@@ -10,9 +10,11 @@ weights.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -20,11 +22,21 @@ from torch import Tensor
 
 from assay.covariance import LowRankPlusDiagonal, diagonal
 from assay.covariance.functions import safe_sqrt
+from assay.gaussian import followed
 from assay.grade import Grade, combine
 from assay.graph import Node
-from assay.interpret import Step, Tied
+from assay.interpret import Gains, Step, Tied
 from assay.moments.disturbance import Disturbance
-from assay.moments.domain import Fallback, Trust, broadcast_variance, frozen_value, operands_of, share_of, smooth
+from assay.moments.domain import (
+    Fallback,
+    Trust,
+    broadcast_variance,
+    frozen_value,
+    operands_of,
+    share_of,
+    smooth,
+    thinned,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +48,30 @@ class FactorElement:
     covariance: LowRankPlusDiagonal
     sketched: bool = False
     """Whether its variance holds innovations carried by random signs: an estimate."""
+    covered: bool = False
+    """Whether its factor is all of its covariance: the rest is zero."""
 
     @cached_property
     def variance(self) -> Tensor:
         """(B, ...)."""
         return diagonal(self.covariance)
+
+    @cached_property
+    def mean_variance(self) -> float:
+        """Mean over units (over evenly spaced ones of a large layer), without the variance of every unit."""
+        factor, rest = self.covariance.factor.detach(), self.covariance.rest.detach()
+        return float(thinned(factor, 2).square().sum(0).mean() + thinned(rest).mean())
+
+
+_SIGNS = 1 << 20
+"""Where a column's signs may begin in the common sequence."""
+
+
+@lru_cache(maxsize=2)
+def _signs(size: int, dtype: torch.dtype) -> Tensor:
+    """Random signs: nodes and columns read them from different places on, which is as good as drawing anew."""
+    generator = torch.Generator().manual_seed(0)
+    return 2 * torch.randint(0, 2, (size + _SIGNS,), generator=generator, dtype=torch.int8).to(dtype) - 1
 
 
 class FactorDomain:
@@ -71,6 +102,7 @@ class FactorDomain:
         self.trust = Trust()
         self.disturbance = disturbance
         self._carried = 0
+        self._holders: defaultdict[int, set[str]] = defaultdict(set)  # who reads which memory, by its address
         self._generator = torch.Generator().manual_seed(0)
 
     def apply(self, node: Node, operands: Sequence[Any], live: frozenset[str], batch: int) -> FactorElement:
@@ -79,9 +111,13 @@ class FactorDomain:
         smoothed, grade = smooth(bundle, self.fallback)
         elements = bundle.elements
         names = tuple(element.name for element in elements)
-        factor = smoothed.linear.apply(*(element.covariance.factor for element in elements))
-        tied = Tied(smoothed.linear, names) if len(set(names)) < len(names) else smoothed.linear
-        rest = tied.squared(*(element.covariance.rest for element in elements))
+        factor = self._through(smoothed.linear, elements, live)
+        covered = all(element.covered for element in elements)
+        if covered:
+            rest = smoothed.mean.new_zeros(()).expand(smoothed.mean.shape)
+        else:
+            tied = Tied(smoothed.linear, names) if len(set(names)) < len(names) else smoothed.linear
+            rest = tied.squared(*(element.covariance.rest for element in elements))
         innovation = None if smoothed.innovation is None else broadcast_variance(smoothed.innovation, smoothed.mean)
         sketched = any(element.sketched for element in elements)
         if innovation is not None:
@@ -89,7 +125,7 @@ class FactorDomain:
             if self.innovation_columns:
                 factor, sketched = self._carry(factor, innovation), True
             else:
-                rest = rest + innovation
+                rest, covered = rest + innovation, False
         rest = rest.expand(smoothed.mean.shape)
         sources: tuple[Any, ...] = ()
         if self.disturbance is not None and self.disturbance.reaches(node):
@@ -97,29 +133,43 @@ class FactorDomain:
             first = len(factor) - self.innovation_columns - self.disturbance.columns
             last = len(factor) - self.innovation_columns
             factor = torch.cat([factor[:first], factor[first:last] + added.columns, factor[last:]])
-            rest, sources = rest + added.rest, added.sources
+            rest, sources, covered = rest + added.rest, added.sources, False
             innovation = added.independent if innovation is None else innovation + added.independent
             sketched = sketched or not self.disturbance.whole
             grade = combine([grade, added.grade])
         if self.record:
             self.steps.append(Step(node.name, names, smoothed.linear, innovation, sources))
         self.trust.record(node, names, grade, all_pairs=False)
-        element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest), sketched)
-        self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.variance)
+        element = FactorElement(node.name, smoothed.mean, LowRankPlusDiagonal(factor, rest), sketched, covered)
+        self._holders[factor.untyped_storage().data_ptr()].add(node.name)
+        self.trust.innovation_share[node.name] = share_of(smoothed.innovation, element.mean_variance)
         return element
+
+    def _through(self, linear: Any, elements: Sequence[FactorElement], live: frozenset[str]) -> Tensor:
+        """Columns of the result; gains overwrite columns that nothing else will read."""
+        columns = [element.covariance.factor for element in elements]
+        if isinstance(linear, Gains) and len(elements) == 1 and self.disturbance is None:
+            (gain,), (column,) = linear.gains, columns
+            held = self._holders[column.untyped_storage().data_ptr()]
+            alone = elements[0].name not in live and held == {elements[0].name} and not followed(gain, column)
+            if alone and gain.shape == column.shape[1:]:
+                return column.mul_(gain)
+        return linear.apply(*columns)
 
     def _carry(self, factor: Tensor, innovation: Tensor) -> Tensor:
         """Add the innovation to the last columns with random signs, the same for every sample and every run."""
         count = self.innovation_columns
         generator = torch.Generator().manual_seed(self._carried)
         self._carried += 1
-        drawn = torch.randint(0, 2**count, innovation.shape[1:], generator=generator, dtype=torch.int16)
-        bits = torch.arange(count, dtype=torch.int16).reshape(-1, *(1,) * innovation.dim())
-        signs = 1 - 2 * ((drawn.unsqueeze(0) >> bits) & 1)  # one draw gives a unit's signs in all columns
-        added = safe_sqrt(innovation / count) * signs.to(innovation)
-        if factor.requires_grad or added.requires_grad:
-            return torch.cat([factor[:-count], factor[-count:] + added])
-        factor[-count:] += added  # the columns are this node's own
+        starts = torch.randint(0, _SIGNS, (count,), generator=generator).tolist()
+        size = math.prod(innovation.shape[1:])
+        signs = _signs(max(size, _SIGNS), innovation.dtype)
+        rows = [signs[start : start + size].reshape(innovation.shape[1:]) for start in starts]
+        spread = safe_sqrt(innovation / count)
+        if factor.requires_grad or spread.requires_grad:
+            return torch.cat([factor[:-count], factor[-count:] + spread * torch.stack(rows).unsqueeze(1)])
+        for column, row in zip(factor[-count:], rows, strict=True):
+            column.addcmul_(spread, row)  # the columns are this node's own
         return factor
 
     def freeze(self, node: Node, operands: Sequence[Any], batch: int) -> Tensor:
@@ -127,7 +177,11 @@ class FactorDomain:
         return frozen_value(node, operands, batch, self.trust)
 
     def release(self, name: str) -> None:
-        """Nothing to do: an element holds all it needs."""
+        """Forget who holds which memory."""
+        for pointer, names in list(self._holders.items()):
+            names.discard(name)
+            if not names:
+                del self._holders[pointer]
 
     def between(self, first: FactorElement, second: FactorElement) -> Tensor:
         """Elementwise covariance; all of the variance when both are the same tensor."""

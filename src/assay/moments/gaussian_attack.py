@@ -13,10 +13,10 @@ from assay.covariance import Diagonal
 from assay.errors import CaptureError, UsageError
 from assay.grade import Grade, combine
 from assay.moments.answers import output_index
-from assay.moments.basis import low_rank
+from assay.moments.basis import columns
 from assay.moments.batches import activations, slices
 from assay.moments.methods import Request
-from assay.moments.methods.factor import INNOVATION_COLUMNS, walk
+from assay.moments.methods.factor import walk
 from assay.moments.probabilities import pairwise_differences
 from assay.moments.propagation import checked_input, propagate
 from assay.subject import Subject
@@ -301,9 +301,9 @@ class _View:
             return found.mean, found.covariance
         # the expected logits alone need no reverse walk
         request = Request(self.subject, mean, Diagonal(std.square()), None, self.rank, 2, self.seed, "linearise")
-        reduced, exact = low_rank(request.covariance, self.rank, None, seed=self.seed)
-        result, domain, _ = walk(request, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS, record=False)
-        own = Grade.EXACT if exact else Grade.STATISTICAL
+        start = columns(request.covariance, self.rank, seed=self.seed)
+        result, domain, _ = walk(request, start, record=False)
+        own = Grade.EXACT if start.exact else Grade.STATISTICAL
         self.grade = combine([own, domain.trust.grade_of(request.graph.output)])
         return result.mean, None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from assay.graph import Graph, Node
-from assay.moments.domain import Trust
+from assay.moments.domain import Trust, thinned
 from assay.moments.result import LayerNoise
 
 
@@ -35,12 +35,12 @@ class LayerRecorder:
     def __call__(self, node: Node, element: Any) -> None:
         """Take down one node's noise."""
         with torch.no_grad():
-            variance = element.variance
-            finite = element.mean.abs() < torch.finfo(element.mean.dtype).max / 16  # padding of max pools
-            signal = (element.mean.square() * finite).mean().sqrt()
-            noise = variance.mean()
-            relative = float(noise.sqrt() / signal) if float(signal) > 0 else float("nan")
-            self._rows.append((node, float(noise), relative))
+            mean = thinned(element.mean)
+            finite = mean.abs() < torch.finfo(mean.dtype).max / 16  # padding of max pools
+            signal = float((mean.square() * finite).mean().sqrt())
+            noise = element.mean_variance
+            relative = noise**0.5 / signal if signal > 0 else float("nan")
+            self._rows.append((node, noise, relative))
 
     def layers(self) -> tuple[LayerNoise, ...]:
         """Rows in order; the nodes that a lowered max pool consists of are left out, but for the last."""

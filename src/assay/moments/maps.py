@@ -12,9 +12,9 @@ from assay.covariance import Diagonal, diagonal
 from assay.errors import CaptureError, UsageError
 from assay.grade import Grade, combine
 from assay.moments.answers import output_index
-from assay.moments.basis import low_rank
+from assay.moments.basis import columns
 from assay.moments.methods import Request
-from assay.moments.methods.factor import INNOVATION_COLUMNS, adjoint, walk
+from assay.moments.methods.factor import adjoint, walk
 from assay.moments.noise import Noise, as_covariance
 from assay.moments.propagation import checked_input
 from assay.subject import Subject
@@ -135,14 +135,14 @@ def patch_sums(values: Tensor, patch: tuple[int, int]) -> Tensor:
 
 def _expected_jacobian(request: Request, seed: Tensor) -> tuple[Tensor, Tensor, Grade]:
     try:
-        reduced, exact = low_rank(request.covariance, request.rank, None, seed=0)
-        _, domain, _ = walk(request, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS)
+        start = columns(request.covariance, request.rank)
+        _, domain, _ = walk(request, start)
     except CaptureError:
         _, pullback = request.subject.probe.vjp(request.mean)
         jacobian = pullback(seed)
         return (jacobian.square() * diagonal(request.covariance)).flatten(1).sum(1), jacobian, Grade.LINEARISED
     covariance, jacobian = adjoint(request, domain.steps, seed.unsqueeze(0))
-    own = Grade.EXACT if exact else Grade.STATISTICAL
+    own = Grade.EXACT if start.exact else Grade.STATISTICAL
     return covariance[:, 0, 0], jacobian[0], combine([own, domain.trust.grade_of(request.graph.output)])
 
 
@@ -168,9 +168,8 @@ def _shifts(request: Request, seeds: list[Tensor], sketches: int) -> list[Tensor
         with torch.enable_grad():
             variance = torch.maximum(diagonal(request.covariance).detach(), floor).requires_grad_()
             noisy = replace(request, covariance=Diagonal(variance))
-            reduced, exact = low_rank(noisy.covariance, request.rank, None, seed=sketch)
-            columns = 0 if exact else INNOVATION_COLUMNS
-            result, _, _ = walk(noisy, reduced, innovation_columns=columns, record=False)
+            start = columns(noisy.covariance, request.rank, seed=sketch)
+            result, _, _ = walk(noisy, start, record=False)
             for index, seed in enumerate(seeds):
                 scalar = (result.mean * seed).sum()
                 if not scalar.requires_grad:  # an output that no noise reaches

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from assay.covariance import LinearMap
 from assay.covariance.functions import safe_sqrt
+from assay.gaussian import in_blocks
 from assay.graph import Node, Operator
 
 
@@ -72,7 +73,7 @@ class Operands:
 
     def std(self, position: int = 0) -> Tensor:
         """Standard deviation of a varying input; its gradient is 0, not NaN, where the variance is 0."""
-        return safe_sqrt(self.values[position].variance)
+        return in_blocks(lambda variance: (safe_sqrt(variance),), self.values[position].variance)[0]
 
     def covariance(self, first: int, second: int) -> Tensor:
         """Elementwise covariance of two varying inputs, broadcast."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import grad
 
 from assay.graph.operators.operator import Aten, Converted, Operator, Sample, randn
 
@@ -19,6 +20,28 @@ def _convolve(
 ) -> Tensor:
     function = (F.conv1d, F.conv2d, F.conv3d)[weight.dim() - 3]
     return function(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolve_back(
+    cotangents: Tensor,
+    shape: Sequence[int],
+    weight: Tensor,
+    *_: Tensor | None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+) -> Tensor | None:
+    if isinstance(padding, str) or len(shape) != weight.dim():
+        return None
+    back = (grad.conv1d_input, grad.conv2d_input, grad.conv3d_input)[weight.dim() - 3]
+    rows = (cotangents.shape[0] * shape[0], *shape[1:])
+    flat = cotangents.reshape(rows[0], *cotangents.shape[2:])
+    return back(rows, weight, flat, stride, padding, dilation, groups).reshape(-1, *shape)
+
+
+def _linear_back(cotangents: Tensor, shape: Sequence[int], weight: Tensor, *_: Tensor | None) -> Tensor | None:
+    return cotangents @ weight if weight.dim() == 2 else None
 
 
 def _convolve_transposed(
@@ -113,6 +136,7 @@ OPERATORS = (
         offsets=frozenset({2}),
         squared=F.linear,
         square_fixed=True,
+        transposed=_linear_back,
         aten=(Aten("linear.default", _CONV_INPUTS),),
     ),
     Operator(
@@ -131,6 +155,7 @@ OPERATORS = (
         offsets=frozenset({2}),
         squared=_convolve,
         square_fixed=True,
+        transposed=_convolve_back,
         aten=tuple(Aten(f"conv{d}d.{form}", _CONV_INPUTS, _CONV) for d in (1, 2, 3) for form in ("default", "padding")),
     ),
     Operator(

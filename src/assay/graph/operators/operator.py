@@ -69,6 +69,9 @@ class Operator:
         linear_attributes: attributes that the linear part needs instead, such as a padding value of 0.
         squared: the map with every coefficient squared, which carries variances of independent inputs: called like
             `evaluate`, with variances in the varying inputs. None: no closed form.
+        transposed: the transpose of the linear part in the first input alone, the others held fixed: called with
+            cotangents (k, ...), the shape of that input, the other inputs and the attributes; may give None for what it
+            cannot do. Without it, automatic differentiation evaluates the operator once more.
         square_fixed: the other inputs are coefficients and reach `squared` already squared (weights of a layer, a
             factor).
         elementwise: y_i depends on x_i of the first input alone.
@@ -88,6 +91,7 @@ class Operator:
     linear_attributes: dict[str, Any] = field(default_factory=dict)
     squared: Callable[..., Tensor] | None = None
     square_fixed: bool = False
+    transposed: Callable[..., Tensor | None] | None = None
     elementwise: bool = False
     kinks: tuple[float, ...] = ()
     aten: tuple[Aten, ...] = ()

@@ -97,13 +97,19 @@ def _amax(x: Tensor, *, dim=(), keepdim=False) -> Tensor:
 
 def _window(x: Tensor, *, offset, step, size, padding, fill: float | None) -> Tensor:
     """Every `step`-th element from `offset` on along the last axes, padded with `fill` (None: a very low number)."""
-    if any(padding):
-        pads = [pad for pair in reversed(list(zip(padding[::2], padding[1::2], strict=True))) for pad in pair]
-        x = F.pad(x, pads, value=-torch.finfo(x.dtype).max / 8 if fill is None else fill)
-    for axis, (start, stride, count) in enumerate(zip(offset, step, size, strict=True), start=x.dim() - len(offset)):
-        x = x.narrow(axis, start, (count - 1) * stride + 1)
+    first = x.dim() - len(offset)
+    outside: list[int] = []  # elements of the result that lie in the padding, before and after, last axis first
+    for place, (start, stride, count) in enumerate(zip(offset, step, size, strict=True)):
+        axis = first + place
+        begin = start - (padding[2 * place] if padding else 0)  # in x, where the first element would be
+        before = min(count, max(0, -(begin // stride)))
+        inside = min(count - before, max(0, -((begin + before * stride - x.shape[axis]) // stride)))
+        x = x.narrow(axis, begin + before * stride if inside else 0, (inside - 1) * stride + 1 if inside else 0)
         if stride > 1:
             x = x[(slice(None),) * axis + (slice(None, None, stride),)]
+        outside = [before, count - before - inside, *outside]
+    if any(outside):
+        x = F.pad(x, outside, value=-torch.finfo(x.dtype).max / 8 if fill is None else fill)
     return x
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from assay.covariance import select
 from assay.errors import CaptureError
 from assay.grade import Grade
-from assay.moments.basis import low_rank
+from assay.moments.basis import columns
 from assay.moments.guided import Guided, guided, sobol_normal
-from assay.moments.methods.factor import INNOVATION_COLUMNS, adjoint, walk
+from assay.moments.methods.factor import adjoint, walk
 from assay.moments.methods.request import Request
 from assay.moments.result import Moments
 
@@ -92,8 +92,7 @@ def _jacobians(request: Request) -> Iterator[Tensor]:
         outputs = None if request.outputs is None else request.outputs[span]
         covariance = select(request.covariance, span)
         part = replace(request, mean=request.mean[span], covariance=covariance, outputs=outputs)
-        reduced, exact = low_rank(part.covariance, part.rank, None, seed=part.seed)
-        _, domain, _ = walk(part, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS)
+        _, domain, _ = walk(part, columns(part.covariance, part.rank, seed=part.seed))
         rows = adjoint(part, domain.steps, part.seeds(count)[:_MOST_GUIDES])[1].detach()
         yield from (rows[:, i : i + 1] for i in range(rows.shape[1]))
 

@@ -11,6 +11,7 @@ import torch
 from assay.covariance import LowRankPlusDiagonal
 from assay.covariance import diagonal as variances
 from assay.grade import Grade
+from assay.moments.basis import Columns
 from assay.moments.methods.factor import walk
 from assay.moments.methods.request import Request
 from assay.moments.result import Moments
@@ -20,7 +21,8 @@ def diagonal(request: Request) -> Moments:
     """One pass with squared weights; output covariances are zero by assumption."""
     variance = variances(request.covariance)
     empty = variance.new_zeros((0, *variance.shape))
-    result, _, recorder = walk(request, LowRankPlusDiagonal(empty, variance), record=False, sources=False)
+    start = Columns(LowRankPlusDiagonal(empty, variance), False, 0)
+    result, _, recorder = walk(request, start, record=False, sources=False)
     covariance = torch.diag_embed(request.pick(result.variance))
     warning = "Treats all units as independent: the variance can be wrong by orders of magnitude on trained networks."
     return Moments(

@@ -11,7 +11,7 @@ from assay.covariance import Diagonal, LowRankPlusDiagonal, project
 from assay.covariance.functions import flat_rows
 from assay.grade import Grade, combine
 from assay.interpret import Step, backward, forward
-from assay.moments.basis import low_rank
+from assay.moments.basis import Columns, columns
 from assay.moments.disturbance import Disturbance, accumulate, untie
 from assay.moments.factor import FactorDomain, FactorElement
 from assay.moments.layers import LayerRecorder
@@ -34,10 +34,10 @@ def factor(request: Request) -> Moments:
     Returns:
         Moments; statistical unless the columns represent the noise exactly.
     """
-    reduced, exact = _columns(request)
-    result, domain, recorder = walk(request, reduced, innovation_columns=0 if exact else INNOVATION_COLUMNS)
+    start = _columns(request)
+    result, domain, recorder = walk(request, start)
     covariance, _ = adjoint(request, domain.steps, request.seeds(result.mean.shape[1]))
-    own = Grade.EXACT if exact and (domain.disturbance is None or domain.disturbance.whole) else Grade.STATISTICAL
+    own = Grade.EXACT if start.exact and (domain.disturbance is None or domain.disturbance.whole) else Grade.STATISTICAL
     grade = combine([own, domain.trust.grade_of(request.graph.output)])
     return Moments(
         request.pick(result.mean),
@@ -51,27 +51,16 @@ def factor(request: Request) -> Moments:
     )
 
 
-INNOVATION_COLUMNS = 8
-"""Columns for the noise that non-linearities make, where the input's columns are an estimate anyway.
-
-More changed little on MobileNetV2 and EfficientNet-Lite0."""
-
-
-def _columns(request: Request) -> tuple[LowRankPlusDiagonal, bool]:
+def _columns(request: Request) -> Columns:
     """Columns of the input noise: none where it is zero."""
     noise = request.covariance
     if isinstance(noise, Diagonal) and not noise.variance.requires_grad and not bool((noise.variance > 0).any()):
-        return LowRankPlusDiagonal(noise.variance.new_zeros((0, *noise.shape)), noise.variance), True
-    return low_rank(noise, request.rank, lambda: _guides(request), seed=request.seed)
+        return Columns(LowRankPlusDiagonal(noise.variance.new_zeros((0, *noise.shape)), noise.variance), True, 0)
+    return columns(noise, request.rank, lambda: _guides(request), seed=request.seed)
 
 
 def walk(
-    request: Request,
-    covariance: LowRankPlusDiagonal,
-    *,
-    innovation_columns: int = 0,
-    record: bool = True,
-    sources: bool = True,
+    request: Request, start: Columns, *, record: bool = True, sources: bool = True
 ) -> tuple[FactorElement, FactorDomain, LayerRecorder]:
     """Forward pass in the factor domain; noise on weights and activations gets up to `rank` columns of its own.
 
@@ -80,18 +69,19 @@ def walk(
     Returns:
         The output's element, the domain with its steps, and the rows per layer.
     """
-    graph = request.graph
+    graph, covariance = request.graph, start.covariance
     disturbance = Disturbance(graph, request.noise_on, request.rank if sources else 0) if request.noise_on else None
     domain = FactorDomain(
-        fallback=request.fallback, record=record, innovation_columns=innovation_columns, disturbance=disturbance
+        fallback=request.fallback, record=record, innovation_columns=start.innovation, disturbance=disturbance
     )
-    extra = innovation_columns + (disturbance.columns if disturbance is not None else 0)
+    extra = start.innovation + (disturbance.columns if disturbance is not None else 0)
     if extra:
         room = covariance.factor.new_zeros((extra, *covariance.shape))
         covariance = LowRankPlusDiagonal(torch.cat([covariance.factor, room]), covariance.rest)
     recorder = LayerRecorder(domain.trust, request.subject.graph)
-    start = FactorElement(graph.input, request.mean, covariance)
-    result = forward(graph, domain, {graph.input: start}, batch=request.mean.shape[0], observe=recorder)
+    covered = not covariance.rest.requires_grad and not bool((covariance.rest != 0).any())
+    element = FactorElement(graph.input, request.mean, covariance, covered=covered)
+    result = forward(graph, domain, {graph.input: element}, batch=request.mean.shape[0], observe=recorder)
     if isinstance(result, Tensor):  # an output that no noise reaches
         zero = torch.zeros_like(result)
         result = FactorElement(graph.output, result, LowRankPlusDiagonal(zero.unsqueeze(0)[:0], zero))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from assay.covariance import Covariance
 from assay.errors import CaptureError
-from assay.graph import Graph, evaluate, lower_composites, lower_max_pools, pool_before_activation
+from assay.graph import Graph, evaluate, fold_batch_norms, lower_composites, lower_max_pools, pool_before_activation
 from assay.moments.domain import Fallback
 from assay.moments.sources import NOTHING, Sources, leaf_of, with_activation_noise
 from assay.probe import Probe
@@ -77,8 +77,9 @@ class Request:
 
     @cached_property
     def graph(self) -> Graph:
-        """The captured graph with max pools moved before activations and lowered to pairwise maxima."""
-        return lower_composites(lower_max_pools(pool_before_activation(self.captured)))
+        """The captured graph with batch norms folded, max pools moved before activations and lowered to maxima."""
+        captured = self.captured if self.noise_on else fold_batch_norms(self.captured)
+        return lower_composites(lower_max_pools(pool_before_activation(captured)))
 
     @cached_property
     def probe(self) -> Probe:

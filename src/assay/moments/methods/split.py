@@ -19,9 +19,9 @@ from torch import Tensor
 from assay.covariance import Conditioned, Covariance, Dense, times, to_dense
 from assay.errors import UsageError
 from assay.grade import Grade, combine
-from assay.moments.basis import low_rank
+from assay.moments.basis import columns
 from assay.moments.methods.dense import exact, gain
-from assay.moments.methods.factor import INNOVATION_COLUMNS, adjoint, factor, walk
+from assay.moments.methods.factor import adjoint, factor, walk
 from assay.moments.methods.request import Request
 from assay.moments.result import Moments
 
@@ -110,8 +110,7 @@ def _functionals(request: Request, count: int) -> Tensor:
     if wide:
         largest = request.probe(request.mean).topk(_MOST_OUTPUTS, dim=1).indices
         request = replace(request, outputs=largest)
-    reduced, whole = low_rank(request.covariance, request.rank, None, seed=request.seed)
-    result, domain, _ = walk(request, reduced, innovation_columns=0 if whole else INNOVATION_COLUMNS)
+    result, domain, _ = walk(request, columns(request.covariance, request.rank, seed=request.seed))
     rows = adjoint(request, domain.steps, request.seeds(result.mean.shape[1]))[1]
     gram = torch.einsum("mbd,lbd->bml", rows.flatten(2), times(request.covariance, rows).flatten(2))
     values, vectors = torch.linalg.eigh(0.5 * (gram + gram.mT))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from assay.covariance.functions import safe_sqrt
-from assay.gaussian import maximum_moments, rectified, standardise
+from assay.gaussian import rectified, smoothed_maximum, standardise
 from assay.grade import Grade
 from assay.interpret import Gains, JacobianMap
 from assay.moments.rules.piecewise import rectified_left
@@ -29,20 +29,18 @@ def minimum(operands: Operands) -> Smoothed:
 def _extreme(operands: Operands, sign: float) -> Smoothed:
     if len(operands.varying) == 1:
         return _against_constant(operands, sign)
-    first, second = sign * operands.mean(0), sign * operands.mean(1)
-    std1, std2, shared = operands.std(0), operands.std(1), operands.covariance(0, 1)
-    mean, _, weight = maximum_moments(first, std1, second, std2, shared)
-    gap_std = safe_sqrt(std1.square() + std2.square() - 2 * shared)
-    standard = standardise(first - second, gap_std)
-    statistics = rectified(standard)
-    innovation = gap_std.square() * (statistics.variance - statistics.probability.square()).clamp(min=0)
+    first, second = (operands.mean(0), operands.mean(1)) if sign > 0 else (-operands.mean(0), -operands.mean(1))
+    variances = operands.values[0].variance, operands.values[1].variance
+    inputs = torch.broadcast_tensors(first, second, *variances, operands.covariance(0, 1))
+    mean, weight, innovation = smoothed_maximum(*inputs)
 
     def pairs(block: Blocks) -> Tensor:
         gap = block(0, 0) - block(0, 1) - block(1, 0) + block(1, 1)
-        return rectified_left(gap, gap_std, standard)
+        gap_std = safe_sqrt(variances[0] + variances[1] - 2 * operands.covariance(0, 1))
+        return rectified_left(gap, gap_std, standardise(first - second, gap_std))
 
     shapes = [operands.mean(0).shape, operands.mean(1).shape]
-    return Smoothed(sign * mean, Gains(weight, 1 - weight, shapes=shapes), innovation, Kernel(pairs))
+    return Smoothed(mean if sign > 0 else -mean, Gains(weight, 1 - weight, shapes=shapes), innovation, Kernel(pairs))
 
 
 def _against_constant(operands: Operands, sign: float) -> Smoothed:

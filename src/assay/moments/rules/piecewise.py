@@ -18,6 +18,7 @@ from assay.gaussian import (
     piecewise_linear_moments,
     rectified,
     rectified_covariance_matrix,
+    smoothed_relu,
     standardise,
 )
 from assay.grade import Grade
@@ -31,18 +32,11 @@ from assay.moments.smoothed import Blocks, Kernel, Operands, Smoothed
 def relu(operands: Operands) -> Smoothed:
     """Rectified Gaussian (specification 1.2) with the exact covariance of pairs (1.3)."""
     mean, std = operands.mean(), operands.std()
-    standard = standardise(mean, std)
-    statistics = rectified(standard)
-    gain, spread = statistics.probability, statistics.variance
-    innovation = std.square() * (spread - gain.square()).clamp(min=0)
+    value, gain, innovation = smoothed_relu(mean, std)
 
     def pairs(block: Blocks) -> Tensor:
-        return rectified_left(block(0, 0), std, standard)
+        return rectified_left(block(0, 0), std, standardise(mean, std))
 
-    # relu(x) = x + relu(-x): beyond a positive mean only a small tail is added
-    ahead = standard > 0
-    tail = torch.where(ahead, statistics.mean - standard, statistics.mean)
-    value = torch.where(ahead, mean, torch.zeros_like(mean)) + std * tail
     return Smoothed(value, Gains(gain), innovation, Kernel(pairs))
 
 
