@@ -20,7 +20,7 @@ from assay.sensitivity import SensitivityConfig, analyse, condition_number
 from assay.sensitivity.analysis import wilson
 from assay.subject import Data, Subject
 
-QUICK = SensitivityConfig(inputs=12, random_directions=20, attack_steps=8, attack_random_starts=1)
+QUICK = SensitivityConfig(inputs=12, random_directions=20, attack_steps=8, attack_random_starts=1, sections=())
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def digits() -> Subject:
 
 @pytest.fixture(scope="module")
 def result(digits: Subject) -> Result:
-    return analyse(digits, SensitivityConfig(inputs=100))
+    return analyse(digits, SensitivityConfig(inputs=100, sections=()))
 
 
 def status(result: Result, rule: str) -> Status:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
+from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.results import Quantity, Result
 from assay.sensitivity.config import SensitivityConfig
@@ -15,6 +17,7 @@ from assay.sensitivity.figures import figures
 from assay.sensitivity.findings import findings
 from assay.sensitivity.inputs import Progress
 from assay.sensitivity.layers import layer_report
+from assay.sensitivity.sections import SECTIONS, Context, Section
 from assay.sensitivity.tables import class_table, input_table, largest_excess, size_table
 from assay.subject import Subject
 
@@ -45,7 +48,8 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
         NumericalError: where derivatives are not finite, or every input or output is zero.
     """
     fitting, notes = fitted(config or SensitivityConfig(), subject)
-    evidence = collect(subject, fitting, progress)
+    steps = _Steps(progress, len(fitting.sections))
+    evidence = collect(subject, fitting, steps.first)
     classes = class_table(evidence)
     tables = {"inputs": input_table(evidence), "sizes": size_table(evidence)}
     if classes is not None:
@@ -56,18 +60,65 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
     if by_layer is not None:
         tables["layers"] = by_layer[0]
         found = (*found, by_layer[1])
+    summary, warnings = _summary(evidence), (*evidence.warnings, *notes)
+    for section in _sections(subject, fitting, evidence, steps):
+        tables |= section.tables
+        drawn, found = (*drawn, *section.figures), (*found, *section.findings)
+        summary |= section.summary
+        warnings = (*warnings, *section.warnings)
     return Result(
         name="sensitivity",
         title="Sensitivity to small input changes",
         question="If an input changes by a small share, by what share can the output change, and how much precision "
         "is lost?",
-        summary=_summary(evidence),
+        summary=summary,
         tables=tables,
         arrays=arrays,
         figures=drawn,
         findings=found,
-        warnings=(*evidence.warnings, *notes),
+        warnings=warnings,
     )
+
+
+def _sections(subject: Subject, config: SensitivityConfig, evidence: Evidence, steps: _Steps) -> Iterator[Section]:
+    """The other parts, where the model was captured; one that cannot be done says so and stops no other."""
+    if not config.sections:
+        return
+    try:
+        subject.graph  # noqa: B018  (captured or not is the question)
+    except CaptureError as error:
+        yield Section(warnings=(f"Norms, bounds, parameters, round-off and bits need a captured model: {error.what}",))
+        return
+    attacked = evidence.attack.amplification[:, 0]
+    context = Context(subject, config, evidence.inputs, attacked)
+    for done, name in enumerate(config.sections):
+        steps.section(done, name)
+        try:
+            yield SECTIONS[name](context)
+        except (NumericalError, SubjectError, UnsupportedOperator, UsageError) as error:
+            yield Section(warnings=(f"The part on {name} was left out: {error.what}",))
+    steps.section(len(config.sections), "bits")
+
+
+class _Steps:
+    """Progress over the measuring of inputs and then the sections, each of which counts as a tenth of that."""
+
+    def __init__(self, progress: Progress | None, sections: int) -> None:
+        self._progress, self._sections = progress, sections
+        self._total, self._each = 0, 0
+
+    def first(self, done: int, total: int, text: str) -> None:
+        """While inputs are measured."""
+        self._total, self._each = total, max(1, total // 10)
+        self._report(done, text)
+
+    def section(self, done: int, name: str) -> None:
+        """When so many sections are done."""
+        self._report(self._total + done * self._each, name)
+
+    def _report(self, done: int, text: str) -> None:
+        if self._progress is not None:
+            self._progress(done, self._total + self._sections * self._each, text)
 
 
 def _summary(evidence: Evidence) -> dict[str, Quantity]:

@@ -34,6 +34,19 @@ class SensitivityConfig(BaseModel):
     ] = 64
     directions_shown: Annotated[int, Field(ge=0, description="Worst directions to draw for picture-shaped inputs.")] = 6
     batch_size: Annotated[int | None, Field(gt=0, description="Samples per pass; by memory when not given.")] = None
+    sections: Annotated[
+        tuple[Literal["norms", "bounds", "parameters", "roundoff", "bits"], ...],
+        Field(description="What to look at besides input changes: norms, bounds, parameters, roundoff, bits."),
+    ] = ("norms", "bounds", "parameters", "roundoff", "bits")
+    section_inputs: Annotated[int, Field(gt=0, description="Most inputs for those; a large model takes four.")] = 32
+    formats: Annotated[
+        tuple[str, ...],
+        Field(description="Number formats to look at: fp16, bf16, e4m3, int8, t6 (6 significand bits)."),
+    ] = ("fp16", "bf16", "int8", "e4m3")
+    average_bits: Annotated[float, Field(gt=0, description="Average bits per weight of the mixed-precision plan.")] = (
+        5.0
+    )
+    bits_inputs: Annotated[int, Field(gt=0, description="Most inputs that the plan is run on for real.")] = 500
     seed: Annotated[int, Field(ge=0, description="Seed of all random directions.")] = 0
     ill_conditioned_above: Annotated[
         float, Field(gt=0, description="Condition number from which an input counts as ill-conditioned.")

@@ -1,0 +1,69 @@
+"""What a section is given and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from assay.graph import Graph
+from assay.results import Figure, Finding, Quantity, Table
+from assay.sensitivity.config import SensitivityConfig
+from assay.sensitivity.roundoff.sites import prepared_graph
+from assay.subject import Subject
+
+_LARGE = 2_000_000
+"""Activations and weights per input from which a section measures on fewer inputs."""
+_FEW = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The subject under question.
+
+    Attributes:
+        subject: with a captured graph.
+        config: the settings.
+        inputs: (B, ...) inputs with a relative condition number.
+        attacked: (B,) largest relative response that an attack of the smallest size found.
+    """
+
+    subject: Subject
+    config: SensitivityConfig
+    inputs: Tensor
+    attacked: Tensor
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Batch norms and constants folded."""
+        return prepared_graph(self.subject)
+
+    @cached_property
+    def size(self) -> int:
+        """Activations of one input, and weights."""
+        weights = sum(value.numel() for value in self.graph.parameters.values())
+        return weights + sum(node.spec.size_per_sample for node in self.graph.layers)
+
+    @property
+    def large(self) -> bool:
+        """Whether work per input must be counted."""
+        return self.size > _LARGE
+
+    def picked(self, few: int = _FEW) -> Tensor:
+        """Rows of `inputs` a section works on: evenly spread, and few of them for a large model."""
+        count = min(len(self.inputs), few if self.large else self.config.section_inputs)
+        return torch.linspace(0, len(self.inputs) - 1, count, dtype=torch.float64).round().long()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Part of a Result."""
+
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    summary: Mapping[str, Quantity] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
