@@ -19,7 +19,8 @@ def test_blocks_give_what_one_piece_gives() -> None:
         return a * b, a.exp()
 
     found = in_blocks(function, x, y)
-    assert len(sizes) > 2 and sum(sizes) == x.numel()
+    assert len(sizes) > 2
+    assert sum(sizes) == x.numel()
     torch.testing.assert_close(found, function(x, y), rtol=0, atol=0)
 
 

@@ -29,7 +29,20 @@ ONLY = {"results": GROUND, "render": GROUND | {"results"}}
 # Result.save(), .plot() and .report() are shorthands: inside functions, and only there, a result may reach downstream.
 LATE = {"results": {"render", "store"}}
 
-HEAVY = {"matplotlib", "mlflow", "onnx", "onnxruntime", "pandas", "pyarrow", "ray", "sklearn", "timm", "torchvision"}
+HEAVY = {
+    "matplotlib",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pandas",
+    "pyarrow",
+    "ray",
+    "sklearn",
+    "timm",
+    "torchao",
+    "torchvision",
+}
 LONGEST_FILE = 500
 FACADE_LINES = 60
 

@@ -428,3 +428,34 @@ FAN_IN: dict[str, Callable[..., int]] = {
     "group_norm": lambda *_: 8,
     "softmax": lambda *_: 6,
 }
+
+
+class Added(nn.Module):
+    """addmm: what is added comes first, what is multiplied after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.weight = nn.Parameter(torch.tensor([1.0 + 2**-10])), nn.Parameter(torch.tensor([[1.0], [2.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+def test_mixed_accumulation_rounds_what_is_multiplied_and_not_what_is_added() -> None:
+    how = Accumulation("mixed", FORMATS["fp32"], low=precision(4))
+    x = torch.tensor([[1.0 + 2**-10, 2.0]])
+    found = simulate(Added(), x, Precision(accumulation=how))
+    assert float(found) == 1 + 2**-10 + 1 + 4  # x is rounded to 1, the bias is not
+
+
+@pytest.mark.parametrize("n", [7, 8, 9])
+def test_a_bias_after_a_tree_of_sums_is_one_rounding_more(n: int) -> None:
+    torch.manual_seed(n)
+    layer, how = nn.Linear(n, 40).double(), Accumulation("pairwise", precision(5))
+    x = torch.randn(300, n, dtype=torch.float64)
+    low = precision(5)
+    layer.weight.data, layer.bias.data, x = low.round(layer.weight.data), low.round(layer.bias.data), low.round(x)
+    error = (simulate(layer, x, Precision(accumulation=how)) - layer(x)).abs()
+    size = x.abs() @ layer.weight.abs().T + layer.bias.abs()
+    assert (error <= how.constant(n, after=1) * size).all()
+    assert how.constant(n, after=1) > how.constant(n)

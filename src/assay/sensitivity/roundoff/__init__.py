@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from assay.sensitivity.roundoff.accumulation import gamma as gamma
     from assay.sensitivity.roundoff.accumulation import gamma_probabilistic as gamma_probabilistic
     from assay.sensitivity.roundoff.calibration import calibrate as calibrate
+    from assay.sensitivity.roundoff.estimate import RoundoffError as RoundoffError
+    from assay.sensitivity.roundoff.estimate import first_order_coefficients as first_order_coefficients
+    from assay.sensitivity.roundoff.estimate import roundoff_error as roundoff_error
     from assay.sensitivity.roundoff.formats import FORMATS as FORMATS
     from assay.sensitivity.roundoff.formats import FixedPoint as FixedPoint
     from assay.sensitivity.roundoff.formats import FloatFormat as FloatFormat
@@ -34,6 +37,7 @@ __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
     {
         "accumulation": ("Accumulation", "gamma", "gamma_probabilistic"),
         "calibration": ("calibrate",),
+        "estimate": ("RoundoffError", "first_order_coefficients", "roundoff_error"),
         "formats": (
             "FORMATS",
             "FixedPoint",

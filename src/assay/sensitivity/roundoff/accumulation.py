@@ -129,11 +129,12 @@ class Accumulation:
             return block + math.ceil(n / block) - 1
         return n
 
-    def constant(self, n: int) -> float:
+    def constant(self, n: int, after: int = 0) -> float:
         """c(n) with certainty: gamma of the roundings; infinite, never negative, where they are too many.
 
         Args:
-            n: length of the inner product, one more where a bias is added.
+            n: length of the inner product.
+            after: further roundings of its sum, such as one where a bias is added, or a mean divides.
 
         Returns:
             c(n) in |computed - exact| <= c(n) |w|.|x|. Grade: bound, without underflow and overflow. For "mixed" the
@@ -141,7 +142,7 @@ class Accumulation:
         """
         if self.format is None:
             return 0.0
-        return self._with_operands(gamma(self.roundings(n), _unit(self.format)))
+        return self._with_operands(gamma(self.roundings(n) + after, _unit(self.format)))
 
     def probable(self, n: int, failure: float = 1e-6) -> float:
         """c(n) that fails with at most the given probability per inner product if errors are independent, mean zero.

@@ -24,6 +24,9 @@ CHUNK = 2**16
 
 _AVERAGE = next(row.evaluate for row in POOLING if row.name == "avg_pool")
 
+MULTIPLIED = {"linear": (0, 1), "conv": (0, 1), "conv_transpose": (0, 1), "matmul": (0, 1), "addmm": (1, 2)}
+"""Positions of the operands whose products a node sums; of other summing nodes it is the first."""
+
 
 def accumulate(term: Callable[[int], Tensor], count: int, accumulation: Accumulation) -> Tensor:
     """Sum of `count` terms, every partial sum rounded.
@@ -88,9 +91,8 @@ def evaluate_rounded(
     if rule is None:
         return how.format.round(exact())
     if how.low is not None:
-        data = 2 if node.op in ("linear", "conv", "conv_transpose", "matmul") else 1
-        low = how.low
-        inputs = [value if value is None or place >= data else low.round(value) for place, value in enumerate(inputs)]
+        low, multiplied = how.low, MULTIPLIED.get(node.op, (0,))
+        inputs = [low.round(v) if v is not None and place in multiplied else v for place, v in enumerate(inputs)]
     return rule(how, inputs, node.attributes)
 
 

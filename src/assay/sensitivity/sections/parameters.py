@@ -76,8 +76,8 @@ def parameters(context: Context) -> Section:
         Finding(
             "sensitivity.most_sensitive_weights",
             Status.PASS,
-            f"The weights that matter most are those of {top['place']}: {how} can change the output by {top[key]:.2g} % "
-            f"(first order, median over {len(x)} inputs).",
+            f"The weights that matter most are those of {top['place']}: {how} can change the output by "
+            f"{top[key]:.2g} % (first order, median over {len(x)} inputs).",
             top["place"],
         ),
         _agreement(float(np.median(over_noise)), len(x), draws),
