@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportMissingImports]
 from torch.autograd import forward_ad
 
 _BLOCK = 16384
@@ -43,5 +44,5 @@ def followed(*inputs: Tensor) -> bool:
     return (
         (torch.is_grad_enabled() and any(value.requires_grad for value in inputs))
         or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or peek_interpreter_stack() is not None
     )
