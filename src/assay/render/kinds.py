@@ -108,6 +108,7 @@ def bars(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], n
         _name_ticks(axes, names)
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
+    _scales(axes, bool(data.get("x_log")), False)
     _finish(axes, data, entries)
 
 

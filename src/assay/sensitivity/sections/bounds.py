@@ -80,14 +80,14 @@ def _figure(records: list[dict[str, Any]]) -> Figure:
     return Figure(
         "bars",
         "How far each rung lies above the worst attack",
-        "Median over inputs of bound or estimate over the largest response found. 1 is tight; guarantees come first.",
+        "Median over inputs of bound or estimate over the largest response found. 1 is tight.",
         {
-            "labels": [f"{record['rung']} ({record['kind']})" for record in shown],
+            "labels": [f"{record['rung']}, {record['kind']}" for record in shown],
             "series": [{"label": "value / attack", "values": [record["over_attack"] for record in shown]}],
             "x_label": "value / attack",
             "y_label": "",
             "horizontal": True,
-            "log": True,
+            "x_log": True,
         },
     )
 

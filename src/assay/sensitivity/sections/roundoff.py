@@ -11,7 +11,7 @@ from torch import Tensor
 
 from assay.errors import AssayError
 from assay.grade import Grade
-from assay.results import Column, Figure, Finding, Quantity, Status, Table
+from assay.results import Column, Figure, Finding, Status, Table
 from assay.sensitivity.bits.margins import flip_probability
 from assay.sensitivity.roundoff import Precision, layer_exponent_bits, simulate
 from assay.sensitivity.roundoff.estimate import RoundoffError, roundoff_error
@@ -65,7 +65,7 @@ def roundoff(context: Context) -> Section:
     layers = _layers(context, x, next(iter(shares)), next(iter(shares.values())))
     tables = {"formats": table} | ({} if layers is None else {"precision": layers})
     figures = () if layers is None else (_figure(layers, next(iter(shares))),)
-    return Section(tables, figures, _findings(records), _summary(records), tuple(notes))
+    return Section(tables, figures, _findings(records), {}, tuple(notes))
 
 
 def _rivals(context: Context) -> int:
@@ -202,16 +202,3 @@ def _findings(records: Sequence[dict[str, Any]]) -> tuple[Finding, ...]:
         else "Every one of the formats changes some of the decisions."
     )
     return guarantee, trust, Finding("sensitivity.safe_format", Status.PASS, sentence)
-
-
-def _summary(records: Sequence[dict[str, Any]]) -> dict[str, Quantity]:
-    return {
-        f"error_{record['format']}": Quantity(
-            record["measured"],
-            Grade.SAMPLED,
-            "output",
-            f"error of a logit difference when stored in {record['format']}",
-        )
-        for record in records
-        if math.isfinite(record["measured"])
-    }
