@@ -126,6 +126,8 @@ def test_what_is_not_finite_is_left_out_and_counted():
         ("scatter", {"series": [{"label": "a", "x": [], "y": []}], "log": True, "diagonal": True}),
         ("scatter", {"series": [{"label": "a", "x": [-1, 1], "y": [0, 1]}], "log": True, "diagonal": True}),
         ("bars", {"labels": [], "series": [{"label": "a", "values": []}], "horizontal": True}),
+        ("bars", {"labels": ["a", "b"], "series": [{"label": "a", "values": [0.0, 1e9]}], "x_log": True}),
+        ("bars", {"labels": ["a"], "series": [{"label": "a", "values": [0.0]}], "horizontal": True, "x_log": True}),
         ("bars", {"labels": [f"l{i}" for i in range(900)], "series": [{"label": "a", "values": list(range(900))}]}),
         ("histogram", {"series": [{"label": "a", "values": []}], "x_label": "", "bins": 5}),
         ("histogram", {"series": [{"label": "a", "values": [3.0] * 9}], "x_label": "", "bins": 10**9}),

@@ -108,7 +108,8 @@ def bars(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], n
         _name_ticks(axes, names)
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
-    _scales(axes, bool(data.get("x_log")), False)
+    if data.get("x_log") and any((thin.floats(entry["values"]) > 0).any() for entry in entries):
+        axes.set_xscale("log", nonpositive="mask")
     _finish(axes, data, entries)
 
 
