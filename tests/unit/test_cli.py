@@ -112,7 +112,9 @@ def other_value(section: str, name: str) -> Any:
         return not default
     if default is None or isinstance(default, int):
         return (default or 6) + 1
-    return tuple(0.99 * value for value in default) if get_origin(kind) is tuple else 0.99 * default
+    if get_origin(kind) is not tuple:
+        return 0.99 * default
+    return default[1:] if isinstance(default[0], str) else tuple(0.99 * value for value in default)
 
 
 def tokens(value: Any) -> list[str]:
