@@ -29,7 +29,10 @@ class OperatorMap:
         self, operator: Operator, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]
     ) -> None:
         self.operator = operator
-        self.inputs = tuple(inputs)
+        # of what varies only the shape is kept: steps of a long walk must not hold every activation
+        self.inputs = tuple(
+            v.new_zeros(()).expand(v.shape) if i in varying and v is not None else v for i, v in enumerate(inputs)
+        )
         self.varying = tuple(sorted(varying))
         self.attributes = dict(attributes)
 
