@@ -9,7 +9,7 @@ import numpy as np
 from assay.grade import Grade
 from assay.results import Column, Figure, Finding, Status, Table
 from assay.sensitivity.bounds.rungs import Ladder, Rung, ladder
-from assay.sensitivity.sections.section import Context, Section
+from assay.sensitivity.sections.section import Context, Section, correlation
 
 _GUARANTEED = "guaranteed"
 _BALL_UNITS = 20_000
@@ -69,8 +69,7 @@ def _record(rung: Rung, attacked: np.ndarray) -> dict[str, Any]:
     record |= {"median": float(np.median(values)), "low": float(values.min()), "high": float(values.max())}
     if seen.any():
         record["over_attack"] = float(np.median(values[seen] / attacked[seen]))
-    if seen.sum() > 2 and np.ptp(attacked[seen]) > 0 and np.ptp(values[seen]) > 0:
-        record["correlation"] = float(np.corrcoef(np.log(values[seen]), np.log(attacked[seen]))[0, 1])
+    record["correlation"] = correlation(values, attacked)
     record["exceeded"] = int((attacked > values * (1 + 1e-6)).sum())
     return record
 

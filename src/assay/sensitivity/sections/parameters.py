@@ -11,7 +11,7 @@ from assay.grade import Grade
 from assay.results import Column, Finding, Quantity, Status, Table
 from assay.sensitivity.parameters import parameter_condition
 from assay.sensitivity.parameters.response import adversarial_parameter_response, random_parameter_response
-from assay.sensitivity.sections.section import Context, Section
+from assay.sensitivity.sections.section import Context, Section, correlation
 
 _SIZE = 1e-2
 _AGREEMENT = 0.1
@@ -80,7 +80,7 @@ def parameters(context: Context) -> Section:
             f"{top[key]:.2g} % (first order, median over {len(x)} inputs).",
             top["place"],
         ),
-        _agreement(float(np.median(over_noise)), len(x), draws),
+        _agreement(over_noise, correlation(rms.network.numpy(), noise.amplification[:, 0].numpy()), draws),
     )
     return Section({"parameters": table}, (), findings, summary)
 
@@ -104,10 +104,12 @@ def _worst(context: Context, x: Tensor, records: list[dict[str, Any]]) -> dict[s
     }
 
 
-def _agreement(ratio: float, inputs: int, draws: int) -> Finding:
+def _agreement(ratios: np.ndarray, related: float | None, draws: int) -> Finding:
+    ratio = float(np.median(ratios))
     sentence = (
         f"The predicted response to weight noise of relative size {_SIZE:g} is {ratio:.3g} times the measured one "
-        f"(median over {inputs} inputs, {draws} draws)."
+        f"(median over {len(ratios)} inputs, {draws} draws"
+        + (")." if related is None else f"; correlation over inputs {related:.3g}).")
     )
     if abs(ratio - 1) <= _AGREEMENT + 2 * (2 * draws) ** -0.5:
         return Finding("sensitivity.weight_noise", Status.PASS, sentence)

@@ -15,7 +15,7 @@ from assay.results import Column, Figure, Finding, Status, Table
 from assay.sensitivity.bits.margins import flip_probability
 from assay.sensitivity.roundoff import Precision, layer_exponent_bits, simulate
 from assay.sensitivity.roundoff.estimate import RoundoffError, roundoff_error
-from assay.sensitivity.sections.section import Context, Section
+from assay.sensitivity.sections.section import Context, Section, correlation
 
 _RIVALS = 5
 _SHOWN = 20
@@ -30,6 +30,9 @@ _COLUMNS = (
         "measured", "error", "output", Grade.SAMPLED, "Really rounded: root mean square change of a logit difference."
     ),
     Column("E4", "statistical / measured", "", Grade.STATISTICAL, "Standard deviation by the adjoint; 1 is right."),
+    Column(
+        "correlation", "correlation", "", Grade.SAMPLED, "Of the logarithms of E4 and the measured error, by input."
+    ),
     Column("E3", "first-order bound / measured", "", Grade.LINEARISED, "Median over inputs of bound over error."),
     Column("E2", "guaranteed bound / measured", "", Grade.BOUND, "Median over inputs of the running bound over error."),
     Column("violations", "guarantee broken", "count", Grade.SAMPLED, "Errors above the guaranteed bound: must be 0."),
@@ -97,6 +100,7 @@ def _one(context: Context, x: Tensor, name: str) -> tuple[dict[str, Any], Roundo
     deviation = exact.error.numpy()
     if finite.any() and typical > 0:
         record["E4"] = float(np.sqrt(np.square(deviation[finite]).mean())) / typical
+        record["correlation"] = correlation(*(np.square(v[finite]).mean(1) for v in (deviation, size)))
         for estimator in ("E3", "E2"):
             bound = found[estimator].error.numpy()[finite]
             record[estimator] = float(np.median(bound.max(1) / np.maximum(size[finite].max(1), 1e-300)))

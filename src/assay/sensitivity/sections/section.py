@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,6 +57,15 @@ class Context:
         """Rows of `inputs` a section works on: evenly spread, and few of them for a large model."""
         count = min(len(self.inputs), few if self.large else self.config.section_inputs)
         return torch.linspace(0, len(self.inputs) - 1, count, dtype=torch.float64).round().long()
+
+
+def correlation(predicted: np.ndarray, measured: np.ndarray) -> float | None:
+    """Correlation of the logarithms of two positive quantities over inputs; None where there is none to tell."""
+    seen = (predicted > 0) & (measured > 0) & np.isfinite(predicted) & np.isfinite(measured)
+    one, other = np.log(predicted[seen]), np.log(measured[seen])
+    if seen.sum() < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 @dataclass(frozen=True)
