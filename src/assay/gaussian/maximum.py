@@ -7,7 +7,7 @@ from torch import Tensor
 
 from assay.gaussian.arguments import Number, as_tensors, require_deviation
 from assay.gaussian.blocks import followed, in_blocks
-from assay.gaussian.rectified import distance, lower_tail, rectified, standardise
+from assay.gaussian.rectified import RectifiedStatistics, distance, lower_tail, rectified, standardise
 
 
 def maximum_moments(
@@ -44,7 +44,14 @@ def maximum_moments(
     require_deviation(std1, "maximum_moments(std1)")
     require_deviation(std2, "maximum_moments(std2)")
     variance1, variance2 = std1.square(), std2.square()
-    square = variance1 + variance2 - 2 * covariance
+    mean, weight, behind, square = _larger(mean1, mean2, variance1 + variance2 - 2 * covariance)
+    other = torch.where(weight > 0.5, behind.probability, 1 - behind.probability)  # 1 - weight would round a tail away
+    variance = variance1 * weight + variance2 * other - square * (behind.probability - behind.variance)
+    return mean, variance.clamp(min=0), weight
+
+
+def _larger(mean1: Tensor, mean2: Tensor, square: Tensor) -> tuple[Tensor, Tensor, RectifiedStatistics, Tensor]:
+    """From the variance of x - y: mean of the larger, weight of x, statistics of relu(-|al| + z), cleaned variance."""
     spread = square > 0
     square = torch.where(spread, square, torch.zeros_like(square))
     std = torch.where(spread, torch.where(spread, square, torch.ones_like(square)).sqrt(), square)
@@ -52,10 +59,7 @@ def maximum_moments(
     first = advantage > 0
     behind = rectified(torch.where(first, -advantage, advantage))
     mean = torch.where(first, mean1, mean2) + std * behind.mean
-    weight = torch.where(first, 1 - behind.probability, behind.probability)
-    other = torch.where(first, behind.probability, 1 - behind.probability)
-    variance = variance1 * weight + variance2 * other - square * (behind.probability - behind.variance)
-    return mean, variance.clamp(min=0), weight
+    return mean, torch.where(first, 1 - behind.probability, behind.probability), behind, square
 
 
 def smoothed_maximum(
@@ -99,14 +103,6 @@ def _maximum_values(
 def _smoothed_maximum(
     mean1: Tensor, mean2: Tensor, variance1: Tensor, variance2: Tensor, covariance: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    square = variance1 + variance2 - 2 * covariance
-    spread = square > 0
-    square = torch.where(spread, square, torch.zeros_like(square))
-    std = torch.where(spread, torch.where(spread, square, torch.ones_like(square)).sqrt(), square)
-    advantage = standardise(mean1 - mean2, std)
-    first = advantage > 0
-    behind = rectified(torch.where(first, -advantage, advantage))
-    mean = torch.where(first, mean1, mean2) + std * behind.mean
-    weight = torch.where(first, 1 - behind.probability, behind.probability)
+    mean, weight, behind, square = _larger(mean1, mean2, variance1 + variance2 - 2 * covariance)
     # Var relu(a + z) - Phi(a)^2 is an even function of a
     return mean, weight, square * (behind.variance - behind.probability.square()).clamp(min=0)
