@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.errors import UsageError
-from assay.sensitivity.bits import Knapsack, variance_allocation, worst_case_allocation
+from assay.sensitivity.bits import Knapsack, knapsack, variance_allocation, worst_case_allocation
 from assay.sensitivity.bits.allocation import average, uniform_variance_bits, uniform_worst_case_bits
 from assay.sensitivity.bits.joint import Joint
 
@@ -76,7 +76,7 @@ class TestKnapsack:
     def test_every_method_finds_the_best(self, seed: int):
         problem, capacity = random_problem(seed, 4, 5)
         truth = brute(problem, capacity)
-        for method in ("merge", "milp", "enumerate", "auto"):
+        for method in ("merge", "bound", "milp", "enumerate", "auto"):
             choice = problem.cheapest_within(capacity, method=method)
             assert choice.cost <= capacity
             assert choice.value == pytest.approx(truth, rel=1e-9)
@@ -94,9 +94,28 @@ class TestKnapsack:
 
     def test_solver_and_merging_agree_on_a_deep_network(self):
         problem, capacity = random_problem(1, 60, 6)
-        merged, solved = (problem.cheapest_within(capacity, method=method) for method in ("merge", "milp"))
-        assert solved.cost <= capacity * (1 + 1e-9)
-        assert solved.value == pytest.approx(merged.value, rel=1e-9)
+        merged = problem.cheapest_within(capacity, method="merge")
+        for method in ("bound", "milp"):
+            solved = problem.cheapest_within(capacity, method=method)
+            assert solved.cost <= capacity * (1 + 1e-9)
+            assert solved.value == pytest.approx(merged.value, rel=1e-9)
+
+    def test_bound_needs_no_solver_where_merging_gives_up(self, monkeypatch: pytest.MonkeyPatch):
+        draws = np.random.RandomState(3)
+        costs = [size * np.arange(3, 11).astype(float) for size in draws.uniform(1e2, 1e6, 130)]
+        values = [np.exp(2 * draws.randn() + 0.3 * draws.randn(8)) * 4.0 ** -np.arange(8) for _ in costs]
+        problem = Knapsack(tuple(costs), tuple(values))
+        capacity = 5.5 * sum(float(row[0]) for row in costs) / 3
+        solved = problem.cheapest_within(capacity, method="milp")
+        assert "_merged" not in vars(problem)  # so many groups are not merged
+        monkeypatch.setattr(knapsack, "_milp", lambda *_: pytest.fail("the solver was called"))
+        choice = problem.cheapest_within(capacity)
+        assert choice.cost <= capacity * (1 + 1e-9)
+        assert choice.value <= solved.value * (1 + 1e-9)
+        assert choice.value == pytest.approx(solved.value, rel=1e-3)
+        dearer = problem.smallest_with(choice.value)
+        assert dearer.value <= choice.value * (1 + 1e-9)
+        assert dearer.cost <= choice.cost
 
     def test_frontier_by_the_solver_where_merging_is_too_large(self, monkeypatch: pytest.MonkeyPatch):
         problem, _ = random_problem(2, 4, 4)

@@ -84,6 +84,21 @@ class TestBudgets:
             uniform_bits = int(found.uniform_format.removeprefix("int").removesuffix("_channel"))
             assert found.average_bits <= uniform_bits
 
+    def test_held_out_inputs_take_no_part(self, data: Data):
+        found = bit_widths(demo_model(), data, budget={"agreement": 0.98}, holdout=0.25)
+        assert found.held is not None
+        assert (found.held.samples, found.verified.samples) == (30, 90)
+        kept = torch.zeros(120, dtype=torch.bool)
+        kept[2::4] = True  # every fourth
+        alone = bit_widths(demo_model(), (data.inputs[~kept], data.targets[~kept]), budget={"agreement": 0.98})
+        assert (alone.options, alone.verified, alone.held) == (found.options, found.verified, None)
+        exact = simulate(demo_model(), data.inputs[kept], Precision())
+        assert compare(found.outputs(data.inputs[kept]), exact, data.targets[kept]) == found.held
+        assert "30 inputs that took no part" in found.notes[-1]
+        for share in (-0.1, 1.0, 0.999, 1e-6):
+            with pytest.raises(UsageError, match="holdout"):
+                bit_widths(demo_model(), data, budget=5.0, holdout=share)
+
     def test_activations_get_formats_too(self, data: Data):
         fixed = bit_widths(demo_model(), data, budget=5.0, activations=8)
         assert {target.name for target in fixed.activations.values()} == {"int8"}

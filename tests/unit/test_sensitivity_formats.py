@@ -344,3 +344,23 @@ def test_exponent_bits_follow_the_underflow_share() -> None:
         exponent_bits(torch.tensor([math.inf]), 8)
     with pytest.raises(UsageError):
         exponent_bits(torch.ones(2), 8, underflow=2.0)
+
+
+class TestLargeTensors:
+    """Worked through in pieces."""
+
+    @pytest.mark.parametrize("name", ["fp16", "bf16", "e4m3"])
+    def test_pieces_are_the_whole(self, name: str):
+        target, x = as_format(name), numbers(3, 100_003, seed=4).T  # not contiguous, no multiple of any piece
+        x[5], x[-1] = 1e9, float("inf")
+        for function in (target.round, target.error_bound, target.error_variance, target.spacing):
+            rows = torch.stack([function(row.contiguous()) for row in x.T], 1)
+            torch.testing.assert_close(function(x), rows, rtol=0, atol=0, equal_nan=True)
+            assert function(x.float()).dtype is torch.float32
+
+    def test_input_stays(self):
+        x = numbers(400_000, seed=5)
+        before = x.clone()
+        for target in (precision(53), precision(8)):
+            _ = target.round(x), target.error_variance(x)
+        assert torch.equal(x, before)

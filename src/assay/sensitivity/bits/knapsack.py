@@ -2,8 +2,9 @@
 
 Every group (a layer) offers options (formats), each with a cost (bits, bytes, seconds) and a value (predicted squared
 error). Costs add up, values add up. Small problems are solved for all budgets at once, by merging groups one by one and
-keeping what nothing else beats in both cost and value; large ones by SciPy's mixed-integer solver (HiGHS), which proves
-that its answer is the best.
+keeping what nothing else beats in both cost and value; large ones by merging only what a Lagrangian bound leaves over
+(as in Dyer, Riha and Walker 1995), and where even that is too much by SciPy's mixed-integer solver (HiGHS). All of them
+prove that their answer is the best.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Knapsack:
 
         Args:
             capacity: the budget.
-            method: ``merge``, ``milp``, ``enumerate`` or ``auto``.
+            method: ``merge``, ``bound``, ``milp``, ``enumerate`` or ``auto``.
 
         Returns:
             The choice; proven best.
@@ -123,7 +124,7 @@ class Knapsack:
         high = sum(float(cost[kept].max()) for cost, kept in zip(self.costs, self._open, strict=True))
         found: list[Choice] = []
         for capacity in np.linspace(low, high, points):
-            choice = self.cheapest_within(float(capacity), method="milp")
+            choice = self.cheapest_within(float(capacity), method="bound")
             if not found or (choice.value < found[-1].value and choice.cost > found[-1].cost):
                 found.append(choice)
         return tuple(found)
@@ -160,8 +161,10 @@ class Knapsack:
         *,
         minimise_cost: bool,
     ) -> Choice:
-        if method not in ("auto", "merge", "milp", "enumerate"):
-            raise UsageError(f"Unknown method {method!r}.", where="method", advice="auto, merge, milp or enumerate.")
+        if method not in ("auto", "merge", "bound", "milp", "enumerate"):
+            raise UsageError(
+                f"Unknown method {method!r}.", where="method", advice="auto, merge, bound, milp or enumerate."
+            )
         room = capacity + 1e-9 * max(1.0, abs(capacity)) * (capacity != 0)  # sums of fractions are off by round-off
         least = sum(float(row[kept].min()) for row, kept in zip(limited, self._open, strict=True))
         if least > room:
@@ -175,7 +178,8 @@ class Knapsack:
         small = len(self.costs) <= _MERGED or "_merged" in vars(self)
         merged = self._merged if method == "merge" or (method == "auto" and small) else None
         if merged is None:
-            return self.choice(_milp(limited, objective, self._open, room))
+            picked = None if method == "milp" else _bounded(limited, objective, self._open, room)
+            return self.choice(_milp(limited, objective, self._open, room) if picked is None else picked)
         costs, values, options = merged  # costs ascend, values fall
         if minimise_cost:
             return self.choice(options[int(np.argmax(values <= room))])
@@ -200,6 +204,79 @@ def _undominated(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     first = np.ones(len(order), dtype=bool)
     first[1:] = running[1:] < running[:-1]
     return order[first]
+
+
+def _bounded(
+    limited: Sequence[np.ndarray], objective: Sequence[np.ndarray], open_options: Sequence[np.ndarray], room: float
+) -> list[int] | None:
+    """Options that minimise the objective within the limit, by merging what a Lagrangian bound leaves over.
+
+    For a price on the limited quantity no choice within the limit is better than `bound`, the sum of the groups' least
+    objective + price x limit, minus price x room; an option raises that by how far it is from the least of its group.
+    Choices raised by at most `gap` are merged, and the best found is the best of all once it lies within the gap.
+
+    Returns:
+        One option per group; None where too many choices survive.
+    """
+    limits = [row[kept] for row, kept in zip(limited, open_options, strict=True)]
+    values = [row[kept] for row, kept in zip(objective, open_options, strict=True)]
+
+    def priced(price: float) -> list[int]:
+        return [int(np.argmin(value + price * limit)) for limit, value in zip(limits, values, strict=True)]
+
+    def used(picked: Sequence[int]) -> float:
+        return sum(float(limit[one]) for limit, one in zip(limits, picked, strict=True))
+
+    spread = max(float(np.ptp(value)) for value in values)
+    steps = np.concatenate([np.diff(np.sort(limit)) for limit in limits])
+    low, price = 0.0, 0.0 if used(priced(0.0)) <= room else 2 * spread / float(steps[steps > 0].min())
+    for _ in range(100 if price else 0):
+        middle = (low + price) / 2
+        low, price = (low, middle) if used(priced(middle)) <= room else (middle, price)
+    start = priced(price)
+    raised = [value + price * limit for limit, value in zip(limits, values, strict=True)]
+    least = np.cumsum([float(row.min()) for row in raised])
+    still = np.append(np.cumsum([float(limit.min()) for limit in limits[::-1]])[::-1][1:], 0.0)
+    bound = float(least[-1]) - price * room
+    whole = sum(float(value[one]) for value, one in zip(values, start, strict=True)) - bound
+    for gap in (whole / 64, whole / 8, whole):
+        merged = _merged_within(limits, values, price, least, still, room, gap + 1e-12 * abs(bound))
+        if merged is None:
+            return None
+        value, picked = merged
+        if value - bound <= gap or gap == whole:
+            return [int(kept[one]) for kept, one in zip(open_options, picked or start, strict=True)]
+    return None
+
+
+def _merged_within(
+    limits: Sequence[np.ndarray],
+    values: Sequence[np.ndarray],
+    price: float,
+    least: np.ndarray,
+    still: np.ndarray,
+    room: float,
+    gap: float,
+) -> tuple[float, list[int]] | None:
+    """Best value within the limit and its options among choices that a price raises by at most `gap`; inf if none."""
+    cost, value = np.zeros(1), np.zeros(1)
+    trail: list[tuple[np.ndarray, np.ndarray]] = []
+    for group, (limit, own) in enumerate(zip(limits, values, strict=True)):
+        if len(cost) * len(limit) > 20 * STATES:
+            return None
+        total, worth = (cost[:, None] + limit).ravel(), (value[:, None] + own).ravel()
+        near = np.flatnonzero((worth + price * total - least[group] <= gap) & (total + still[group] <= room))
+        if not len(near):
+            return float("inf"), []
+        best = near[_undominated(total[near], worth[near])]
+        cost, value = total[best], worth[best]
+        trail.append((best % len(limit), best // len(limit)))
+    place, picked = int(np.argmin(value)), []
+    found = float(value[place])
+    for option, before in reversed(trail):
+        picked.append(int(option[place]))
+        place = int(before[place])
+    return found, picked[::-1]
 
 
 def _milp(

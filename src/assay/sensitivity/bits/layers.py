@@ -51,8 +51,7 @@ class WeightLayer:
     def errors(self, formats: Sequence[Format]) -> Tensor:
         """(F, *weight) errors Q(W) - W in every format."""
         wide = self.weight.double()
-        rounded = torch.stack([self._placed(target).round(wide) for target in formats])
-        return rounded.sub_(wide).to(self.weight.dtype)
+        return torch.stack([(self._placed(target).round(wide) - wide).to(self.weight.dtype) for target in formats])
 
     def _placed(self, target: Format) -> Format:
         from assay.sensitivity.roundoff.integers import IntegerFormat

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from assay.errors import UsageError
+from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.sensitivity.bits.budget import as_budget
 from assay.sensitivity.bits.choose import LAYER_ERROR, Chooser, Point
@@ -41,9 +41,10 @@ class Plan:
         size: bytes of all weights; scales come on top.
         predicted: relative output error on the calibration inputs; None where the method does not predict one. Grade:
             linearised.
-        verified: what the quantised network really did on the data.
+        verified: what the quantised network really did on the data it was chosen by.
         uniform: the same for one format everywhere within the same budget; None where none fits.
         uniform_format: that format's name, "" where none fits.
+        held: what it did on inputs that took no part in choosing; None without any.
         kind: "mixed", or "uniform" where that did better in the real run.
         notes: how it came about, in sentences.
         method: the score it was chosen by.
@@ -59,6 +60,7 @@ class Plan:
     verified: Verified
     uniform: Verified | None
     uniform_format: str
+    held: Verified | None
     kind: Literal["mixed", "uniform"]
     notes: tuple[str, ...]
     method: str
@@ -133,6 +135,7 @@ def bit_widths(
     layer_error: float = LAYER_ERROR,
     percentile: float | None = None,
     directions: int | None = None,
+    holdout: float = 0.0,
     seed: int = 0,
 ) -> Plan:
     """Choose a number format for every dense and convolution weight under a budget, and verify it by a real run.
@@ -160,6 +163,9 @@ def bit_widths(
             not hold there; relaxed where nothing else fits the budget.
         percentile: of the calibration values that activation ranges hold, in percent; None for all.
         directions: see `score`.
+        holdout: share of the inputs, evenly spread, that take no part in choosing: `Plan.held` is measured on them. A
+            plan that only just kept an agreement on n inputs has, on others, that agreement give or take a few
+            times sqrt(agreement (1 - agreement) / n).
         seed: of random directions.
 
     Returns:
@@ -169,6 +175,7 @@ def bit_widths(
         UsageError: for a budget that cannot be met, or a request that makes no sense.
         SubjectError: for data or a model that cannot be used.
         CaptureError: when the model cannot be captured.
+        NumericalError: where every output is 0, so that no relative error exists.
 
     Example:
         >>> from assay.load.demo import demo_data, demo_model
@@ -177,6 +184,9 @@ def bit_widths(
         (True, True)
     """
     subject, x, targets = _data(model, data)
+    kept = _held_out(len(x), holdout)
+    held = (x[kept], None if targets is None else targets[kept])
+    x, targets = x[~kept], None if targets is None else targets[~kept]
     from assay.sensitivity.roundoff.sites import prepared_graph
 
     graph = prepared_graph(subject)
@@ -191,13 +201,19 @@ def bit_widths(
     limits = as_budget(problem, budget)
     scores = score(problem, "joint" if method == "auto" else method, directions=directions, seed=seed)
     exact = problem.outputs(None, x)
+    if not bool(exact[picked].any()):
+        raise NumericalError(
+            "All outputs are 0 on the calibration inputs: a relative error does not exist.",
+            where="data",
+            advice="Pass inputs at which the model says something.",
+        )
     chooser = Chooser(problem, scores, limits, layer_error)
     run = _Runner(problem, x, exact, targets)
     if limits.limits_error:
         options, uniform, notes = _cheapest(chooser, run)
     else:
         chooser, options, uniform, notes = _within(chooser, run)
-    return _plan(subject, chooser, run, options, uniform, notes)
+    return _plan(subject, chooser, run, options, uniform, notes, held)
 
 
 class _Runner:
@@ -274,6 +290,7 @@ def _plan(
     options: tuple[int, ...],
     uniform: tuple[int, ...] | None,
     notes: list[str],
+    held: tuple[Tensor, Tensor | None],
 ) -> Plan:
     problem = chooser.problem
     kind: Literal["mixed", "uniform"] = "mixed"
@@ -291,6 +308,13 @@ def _plan(
                 f"Relative output error {found.relative_error:.3g} in a real run of {found.samples} inputs; "
                 f"uniform {name}: {beside.relative_error:.3g}."
             )
+    others = None
+    if len(held[0]):
+        others = verify(problem, options, held[0], problem.outputs(None, held[0]), held[1])
+        agreed = "" if others.agreement is None else f", agreement {others.agreement:.4f}"
+        notes.append(
+            f"On {others.samples} inputs that took no part: relative output error {others.relative_error:.3g}{agreed}."
+        )
     chosen = [(group, target) for group, target in problem.of(options)]
     weights = {group.name: (group, target) for group, target in chosen if group.kind == "weights"}
     stored = sum(target.bits * group.size for group, target in weights.values())
@@ -305,6 +329,7 @@ def _plan(
         verified=found,
         uniform=beside,
         uniform_format=name,
+        held=others,
         kind=kind,
         notes=tuple(notes),
         method=chooser.scores.method,
@@ -326,6 +351,20 @@ def _data(
         inputs, targets = inputs
     subject, x = prepared(model, inputs)
     return subject, x, targets
+
+
+def _held_out(count: int, share: float) -> Tensor:
+    """(N,) which inputs are kept out of choosing, evenly spread."""
+    number = round(count * share) if 0 <= share < 1 else count
+    if number >= count or (share > 0 and number == 0):
+        raise UsageError(
+            f"holdout={share} of {count} inputs leaves nothing to choose by, or nothing to hold out.",
+            where="holdout",
+            advice="Give more inputs, or a share such as 0.5.",
+        )
+    kept = torch.zeros(count, dtype=torch.bool)
+    kept[((torch.arange(number) + 0.5) * count / max(1, number)).long()] = True
+    return kept
 
 
 def _formats(given: Sequence[Format | str | int], granularity: Any, where: str) -> tuple[Format, ...]:

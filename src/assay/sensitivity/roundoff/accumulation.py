@@ -26,11 +26,18 @@ def gamma(n: int, u: float) -> float:
     Returns:
         gamma_n (Higham 2002, lemma 3.1). Grade: bound, without underflow and overflow.
 
+    Raises:
+        UsageError: for a negative or NaN argument.
+
     Example:
         >>> round(gamma(1000, 2.0**-11), 10), gamma(2048, 2.0**-11)
         (0.9541984733, inf)
     """
     product = n * u
+    if not (n >= 0 and u >= 0):
+        raise UsageError(
+            f"gamma needs a number of roundings and a unit round-off of at least 0, got {n} and {u}.", where="gamma"
+        )
     return product / (1 - product) if product < 1 else math.inf
 
 

@@ -28,6 +28,7 @@ from assay.sensitivity.roundoff.floating import FloatFormat
 from assay.sensitivity.roundoff.formats import Format
 from assay.sensitivity.roundoff.forward import summation
 from assay.sensitivity.roundoff.partial_sums import accumulated_variance
+from assay.sensitivity.roundoff.rounding import where_finite
 from assay.sensitivity.roundoff.sites import Site
 
 Part = Literal["weights", "biases", "activations", "accumulation"]
@@ -57,10 +58,7 @@ class Model:
 
     def size(self, target: Format, value: Tensor) -> Tensor:
         """Bound or variance of rounding a known value; infinite entries, as in masks, stay as they are."""
-        finite = torch.isfinite(value)
-        safe = torch.where(finite, value, 0.0)
-        size = target.error_variance(safe) if self.statistical else target.error_bound(safe)
-        return torch.where(finite, size, 0.0)
+        return where_finite(target.error_variance if self.statistical else target.error_bound, value, otherwise=0.0)
 
     def constant(self, how: Accumulation, site: Site) -> float:
         """c(n) of a summing node."""
@@ -283,7 +281,10 @@ def random_changes(adjoint: Adjoint, draws: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def noise(variance: Tensor) -> Tensor:
-        return variance.sqrt() * torch.randn(variance.shape, generator=generator, dtype=variance.dtype)
+        return torch.randn(variance.shape, generator=generator, dtype=variance.dtype).mul_(variance.sqrt())
+
+    def drawn_at(place: tuple[str, int], change: Tensor) -> None:
+        operands[place] = operands[place] + change if place in operands else change
 
     for _ in range(draws):
         values: dict[str, Tensor] = {}
@@ -291,15 +292,14 @@ def random_changes(adjoint: Adjoint, draws: int, seed: int) -> Iterator[Tensor]:
         for _, _, node, size in adjoint.additive:
             values[node] = values[node] + noise(size) if node in values else noise(size)
         for site, place, _, size in adjoint._operand_sources:
-            drawn = noise(size)
-            operands[site.node, place] = operands.get((site.node, place), torch.zeros_like(drawn)) + drawn
+            drawn_at((site.node, place), noise(size))
         for layer, _, name, readers, size in adjoint._parameter_sources:
             drawn = noise(size)
             if layer == assignment.graph.input:
                 values[name] = drawn
                 continue
             for node, place in _places(readers, name):
-                operands[node, place] = operands.get((node, place), torch.zeros_like(drawn)) + drawn
+                drawn_at((node, place), drawn)
         yield first_order_change(assignment, taps.x, Changes(values, operands))
 
 

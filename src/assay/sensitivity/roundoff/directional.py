@@ -38,11 +38,20 @@ def first_order_change(assignment: Assignment, x: Tensor, changes: Changes) -> T
         (B, K).
     """
     graph = assignment.graph
+    # a parameter is its own point: adding its change to it would take copies of what is the largest in the network
+    own = {place: graph.parameters.get(graph[place[0]].inputs[place[1]] or "") for place in changes.operands}
+    points: list[Tensor] = []
+    for place, change in changes.operands.items():
+        plain = own[place]
+        points.append(torch.zeros_like(change) if plain is None else plain)
+    points += [torch.zeros_like(change) for change in changes.values.values()]
 
-    def along(t: Tensor) -> Tensor:
+    def moved(*point: Tensor) -> Tensor:
+        operands = dict(zip(changes.operands, point, strict=False))
+        added = dict(zip(changes.values, point[len(operands) :], strict=True))
         values: dict[str, Tensor] = dict(graph.parameters)
-        for name in changes.values.keys() & graph.parameters.keys():
-            values[name] = values[name] + t * changes.values[name]
+        for name in added.keys() & graph.parameters.keys():
+            values[name] = values[name] + added[name]
         for node in graph:
             if node.op == "parameter":
                 continue
@@ -51,19 +60,19 @@ def first_order_change(assignment: Assignment, x: Tensor, changes: Changes) -> T
             else:
                 inputs: list[Tensor | None] = []
                 for place, name in enumerate(node.inputs):
-                    change = changes.operands.get((node.name, place))
-                    if name is not None and change is not None:
-                        plain = graph.parameters.get(name)
-                        inputs.append((values[name] if plain is None else plain) + t * change)
-                    else:
-                        inputs.append(None if name is None else values[name])
+                    key = (node.name, place)
+                    value = None if name is None else values[name]
+                    if value is not None and key in operands:
+                        value = value + operands[key] if own[key] is None else operands[key]
+                    inputs.append(value)
                 value = evaluate_node(node, inputs, x.shape[0])
-            change = changes.values.get(node.name)
-            values[node.name] = value if change is None else value + t * change
+            values[node.name] = value + added[node.name] if node.name in added else value
             for name in node.inputs:
                 if name is not None and graph.last_use.get(name) == node.name and name not in graph.parameters:
                     values.pop(name, None)
         return values[graph.output]
 
-    zero = torch.zeros((), dtype=x.dtype)
-    return forward_product(along, [zero], [torch.ones_like(zero)])[1]
+    directions = [*changes.operands.values(), *changes.values.values()]
+    if not directions:
+        return x.new_zeros(len(x), graph[graph.output].spec.size_per_sample)
+    return forward_product(moved, points, directions)[1]

@@ -16,6 +16,7 @@ from assay.sensitivity.roundoff.rounding import (
     cut_significand,
     error_bound,
     error_variance,
+    in_pieces,
     power_of_two,
     round_significand,
     widened,
@@ -102,8 +103,7 @@ class FloatFormat:
 
     def round(self, x: Tensor) -> Tensor:
         """Nearest number of the format, ties to even; NaN stays NaN."""
-        wide = widened(x)
-        return self._rounded(wide).to(x.dtype)
+        return in_pieces(lambda piece: self._rounded(widened(piece)).to(x.dtype), x)
 
     def _rounded(self, wide: Tensor) -> Tensor:
         least = self.least_exponent
@@ -129,7 +129,7 @@ class FloatFormat:
 
     def spacing(self, x: Tensor) -> Tensor:
         """Distance of neighbouring numbers around x: 2^(floor(log2 |x|) + 1 - t), not below that of subnormals."""
-        return self._spacing(widened(x)).to(x.dtype)
+        return in_pieces(lambda piece: self._spacing(widened(piece)).to(x.dtype), x)
 
     def _spacing(self, wide: Tensor) -> Tensor:
         exponent = torch.frexp(wide)[1] - 1
@@ -142,11 +142,11 @@ class FloatFormat:
 
     def error_bound(self, x: Tensor) -> Tensor:
         """Half a spacing, more beyond the range: infinite where the result is; 0 where x is representable."""
-        return error_bound(self, x, lambda wide: self._spacing(wide) / 2)
+        return in_pieces(lambda piece: error_bound(self, piece, lambda wide: self._spacing(wide) / 2), x)
 
     def error_variance(self, x: Tensor) -> Tensor:
         """Spacing squared over 12; the squared error itself beyond the range; 0 where x is representable."""
-        return error_variance(self, x, lambda wide: self._spacing(wide) / 2)
+        return in_pieces(lambda piece: error_variance(self, piece, lambda wide: self._spacing(wide) / 2), x)
 
 
 def precision(significand: int) -> FloatFormat:

@@ -20,6 +20,7 @@ from assay.sensitivity.roundoff.accumulation import Accumulation, gamma
 from assay.sensitivity.roundoff.assignment import SUMMED, Assignment
 from assay.sensitivity.roundoff.floating import FloatFormat
 from assay.sensitivity.roundoff.integers import FixedPoint
+from assay.sensitivity.roundoff.rounding import where_finite
 from assay.sensitivity.roundoff.running import Running, Summation, exact, stored
 from assay.sensitivity.roundoff.running_rules import TABLE
 from assay.sensitivity.roundoff.sites import Site
@@ -136,8 +137,7 @@ class _Rounding:
 
 def _parameter_error(target: Any, value: Tensor) -> Tensor:
     """Bound on the rounding error of a parameter; infinite entries, as in masks, stay as they are."""
-    finite = torch.isfinite(value)
-    return torch.where(finite, target.error_bound(torch.where(finite, value, 0.0)), 0.0)
+    return where_finite(target.error_bound, value, otherwise=0.0)
 
 
 def _constants(element: Running, node: Node, assignment: Assignment) -> Running:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from assay.sensitivity.roundoff.assignment import Assignment
 from assay.sensitivity.roundoff.directional import Changes, first_order_change
 from assay.sensitivity.roundoff.formats import Format
 from assay.sensitivity.roundoff.forward import Active
+from assay.sensitivity.roundoff.rounding import where_finite
 
 
 def known_change(assignment: Assignment, x: Tensor, *, active: Active = lambda node: True) -> Tensor:
@@ -43,6 +43,4 @@ def known_change(assignment: Assignment, x: Tensor, *, active: Active = lambda n
 
 def _rounding(target: Format, value: Tensor) -> Tensor:
     """Q(w) - w; infinite entries, as in masks, stay as they are."""
-    finite = torch.isfinite(value)
-    safe = torch.where(finite, value, 0.0)
-    return torch.where(finite, target.round(safe) - safe, 0.0)
+    return where_finite(lambda finite: target.round(finite) - finite, value, otherwise=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from assay.errors import UsageError
+
+_PIECE = 1 << 17
 
 
 @runtime_checkable
@@ -53,6 +56,32 @@ def widened(x: Tensor) -> Tensor:
             advice="Convert it, for example x.double().",
         )
     return x.detach().to(torch.float64)
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An elementwise function, piece by piece: its dozen temporaries then stay small, and in the processor's cache.
+
+    Returns:
+        What function(x) returns, of the shape and dtype of x.
+    """
+    if x.numel() <= _PIECE:
+        return function(x)
+    result = x.new_empty(x.shape)
+    for source, target in zip(x.detach().reshape(-1).split(_PIECE), result.view(-1).split(_PIECE), strict=True):
+        target.copy_(function(source))
+    return result
+
+
+def where_finite(function: Callable[[Tensor], Tensor], x: Tensor, *, otherwise: float | None) -> Tensor:
+    """A function of finite values only; infinite entries, as in masks, and NaN become `otherwise`, or stay if None.
+
+    Returns:
+        In the shape of x.
+    """
+    if x.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(x)):
+        return function(x)
+    finite = torch.isfinite(x)
+    return torch.where(finite, function(torch.where(finite, x, 0.0)), x if otherwise is None else otherwise)
 
 
 def round_significand(x: Tensor, significand: int) -> Tensor:

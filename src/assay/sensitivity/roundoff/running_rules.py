@@ -99,8 +99,10 @@ def _bilinear(
     """A product of two tensors, summed; `offset` is a bias that the layer's own evaluation adds to the channels."""
     a, b, e, d = value_of(first), value_of(second), error_of(first), error_of(second)
     value = function(a, b)
-    error = function(e, b.abs() + d) + function(a.abs(), d)
-    size = function(a.abs() + e, b.abs() + d)
+    error = function(a.abs(), d)
+    reach = b.abs().add_(d)
+    error = error + function(e, reach)
+    size = function(a.abs() + e, reach)
     if offset is not None:
         axis = 1 if operator is not None and operator.name.startswith("conv") else -1
         shape = [1] * value.dim()

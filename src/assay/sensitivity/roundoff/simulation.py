@@ -13,6 +13,7 @@ from assay.errors import AssayError, NumericalError, SubjectError, UsageError
 from assay.graph import Graph, Node, evaluate_node
 from assay.sensitivity.inputs import prepared, rows_per_pass
 from assay.sensitivity.roundoff.formats import FixedPoint, FloatFormat, Format, IntegerFormat
+from assay.sensitivity.roundoff.rounding import where_finite
 from assay.sensitivity.roundoff.sites import OPERANDS, Precision, Site, is_parameter, prepared_graph, sites
 from assay.sensitivity.roundoff.summation import evaluate_rounded
 
@@ -239,8 +240,7 @@ def _constant(value: Tensor, target: Format) -> Tensor:
         )
     if isinstance(target, IntegerFormat) and value.dim() < 2 and target.granularity != "tensor":
         target = replace(target, granularity="tensor", group=None, axis=0)
-    finite = torch.isfinite(value)
-    return torch.where(finite, target.round(torch.where(finite, value, 0.0)), value)
+    return where_finite(target.round, value, otherwise=None)
 
 
 def _evaluated(node: Node, inputs: list[Tensor | None], batch: int) -> Tensor:

@@ -14,6 +14,8 @@ from assay.sensitivity.bits.plan import Plan, bit_widths
 from assay.sensitivity.sections.section import Context, Section
 
 _AGREEMENT = 0.98
+_ENOUGH = 40
+"""Inputs from which half of them can be kept out of the choosing."""
 _BAND = "5th to 95th percentile over inputs"
 
 
@@ -95,6 +97,7 @@ def _plan(context: Context) -> Section:
             budget=config.average_bits,
             samples=min(64, 8 if context.large else len(inputs)),
             seed=config.seed,
+            holdout=0.5 if len(inputs) >= _ENOUGH else 0.0,
         )
     except UsageError as error:
         return Section(warnings=(f"No bit widths were chosen: {error.what}",))
@@ -165,20 +168,22 @@ def _curve(plan: Plan) -> tuple[Figure, ...]:
 
 
 def _finding(plan: Plan) -> Finding:
-    found = plan.verified
-    beside = plan.uniform
-    kept = "" if found.agreement is None else f"keeps {found.agreement:.1%} of the decisions, and "
+    found, beside = plan.held or plan.verified, plan.uniform
+    kept = "" if found.agreement is None else f"keeps {found.agreement:.1%} of the decisions and "
+    where = "inputs that had no part in choosing" if plan.held is not None else "the inputs it was chosen by"
     sentence = (
-        f"With {plan.average_bits:.3g} bits per weight the quantised network, run for real on {found.samples} inputs, "
-        f"{kept}has a relative output error of {found.relative_error:.2g}"
+        f"With {plan.average_bits:.3g} bits per weight the quantised network, run for real, {kept}has a relative output "
+        f"error of {found.relative_error:.2g} on {found.samples} {where}."
     )
     if beside is not None and plan.kind == "mixed":
-        agreed = "" if beside.agreement is None else f" ({beside.agreement:.1%} of the decisions)"
-        sentence += f"; {plan.uniform_format} everywhere has {beside.relative_error:.2g}{agreed}"
+        sentence += (
+            f" Where it was chosen its error is {plan.verified.relative_error:.2g}, with {plan.uniform_format} everywhere "
+            f"{beside.relative_error:.2g}."
+        )
     low = found.agreement is not None and found.agreement < _AGREEMENT
     return Finding(
         "sensitivity.bit_widths",
         Status.WARN if low else Status.PASS,
-        sentence + ".",
+        sentence,
         next_step="Allow more bits: --sensitivity.average-bits." if low else "",
     )
