@@ -172,13 +172,13 @@ def _finding(plan: Plan) -> Finding:
     kept = "" if found.agreement is None else f"keeps {found.agreement:.1%} of the decisions and "
     where = "inputs that had no part in choosing" if plan.held is not None else "the inputs it was chosen by"
     sentence = (
-        f"With {plan.average_bits:.3g} bits per weight the quantised network, run for real, {kept}has a relative output "
-        f"error of {found.relative_error:.2g} on {found.samples} {where}."
+        f"With {plan.average_bits:.3g} bits per weight the quantised network, run for real, {kept}has a relative "
+        f"output error of {found.relative_error:.2g} on {found.samples} {where}."
     )
     if beside is not None and plan.kind == "mixed":
         sentence += (
-            f" Where it was chosen its error is {plan.verified.relative_error:.2g}, with {plan.uniform_format} everywhere "
-            f"{beside.relative_error:.2g}."
+            f" Where it was chosen its error is {plan.verified.relative_error:.2g}, with "
+            f"{plan.uniform_format} everywhere {beside.relative_error:.2g}."
         )
     low = found.agreement is not None and found.agreement < _AGREEMENT
     return Finding(
