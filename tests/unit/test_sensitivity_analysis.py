@@ -246,7 +246,17 @@ def test_no_data_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"relative_sizes": ()}, {"relative_sizes": (0.1, 0.01)}, {"relative_sizes": (0.0,)}, {"inputs": 0}, {"steps": 3}],
+    [
+        {"relative_sizes": ()},
+        {"relative_sizes": (0.1, 0.01)},
+        {"relative_sizes": (0.0,)},
+        {"inputs": 0},
+        {"steps": 3},
+        {"formats": ("fp16", "nonsense")},
+        {"formats": ("int99",)},
+        {"average_bits": float("inf")},
+        {"average_bits": 1.5},
+    ],
 )
 def test_refused_settings(settings: dict) -> None:
     with pytest.raises(ValidationError):

@@ -19,6 +19,7 @@ from assay.sensitivity.bits import (
     minimal_bits,
     rivals_of,
     sigma_bits,
+    variance_allocation,
 )
 from assay.sensitivity.bits.margins import quantiles
 from assay.sensitivity.roundoff import Precision, gamma, precision, simulate
@@ -211,3 +212,13 @@ class TestMinimalBits:
             minimal_bits(demo_model(), demo_data().inputs[:2], rule="three")
         with pytest.raises(UsageError, match="one output"):
             minimal_bits(nn.Linear(3, 1), torch.rand(2, 3))
+
+
+def test_nan_is_no_margin_and_no_coefficient():
+    nan = torch.tensor([math.nan])
+    for coefficients, margins in ((nan, torch.ones(1)), (torch.ones(1), nan)):
+        with pytest.raises(UsageError, match="numbers"):
+            margin_bits(coefficients, margins)
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(UsageError, match="finite"):
+            variance_allocation(torch.tensor([wrong, 4.0]), torch.ones(2), 0.05)

@@ -8,7 +8,7 @@ import torch
 from tests.support.inputs import seeded
 from torch import nn
 
-from assay.errors import MissingExtra, UsageError
+from assay.errors import MissingExtra, NumericalError, UsageError
 from assay.load.demo import demo_data, demo_model
 from assay.sensitivity.bits import bit_widths
 from assay.sensitivity.bits.export import onnx_outputs, quantised_copy, read_plan, write_qdq
@@ -296,3 +296,27 @@ def test_scales_per_group(data: Data):
     assert all(isinstance(target, IntegerFormat) and target.group == 16 for target in found.formats.values())
     coarse = bit_widths(demo_model(), data, budget=4.0, formats=("int3", "int4", "int6"))
     assert found.verified.relative_error < coarse.verified.relative_error
+
+
+def test_outputs_of_zero_have_no_relative_error():
+    network = seeded(lambda: nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False)))
+    with pytest.raises(NumericalError, match="All outputs are 0"):
+        bit_widths(network, torch.zeros(5, 4), budget=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"budget": "much"}, "is a number"),
+        ({"budget": None}, "is a number"),
+        ({"budget": {"latency": 1.0, "table": {("typo", "int8_channel"): 0.1}}}, "no entry for layer"),
+        ({"budget": 5, "samples": 0}, "at least one sample|At least one sample"),
+    ],
+)
+def test_requests_that_make_no_sense_are_named(options: dict, match: str):
+    with pytest.raises(UsageError, match=match):
+        bit_widths(nn.Linear(3, 2), torch.ones(4, 3), **options)
+
+
+def test_one_format_needs_no_list():
+    assert bit_widths(nn.Linear(3, 2), torch.ones(4, 3), budget=5, formats="int4").average_bits == 4

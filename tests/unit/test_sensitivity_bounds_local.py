@@ -316,3 +316,55 @@ def test_bad_inputs_and_requests():
         stage_norms(bound_graph(net, x), x, mask="columns")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedOperator, match="layer_norm"):
         certified_ball(nn.LayerNorm(4).double(), x, 0.1)
+
+
+def test_folding_single_precision_norms_loses_no_guarantee():
+    for seed in range(8):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).eval()
+        net[1].running_var.uniform_(0.2, 3.0)
+        wide = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).double().eval()
+        wide.load_state_dict(net.state_dict())
+        truth = float(torch.linalg.matrix_norm(wide(torch.eye(6).double()) - wide(torch.zeros(1, 6).double()), 2))
+        assert truth <= lipschitz_bound(net, example=torch.zeros(1, 6)).value <= truth * (1 + 1e-8)
+        assert truth <= float(certified_ball(net, torch.ones(1, 6), 0.1).lipschitz) <= truth * (1 + 1e-8)
+
+
+def test_a_ball_stays_guaranteed_where_squares_of_its_radius_vanish():
+    layers = (nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
+    net = seeded(lambda: nn.Sequential(*layers).double())
+    x = numbers(2, 4).double()
+    plain = certified_ball(net, x, 0.01)
+    tiny = certified_ball(net, x * 1e-190, 1e-192)
+    close(tiny.lipschitz, plain.lipschitz, 1e-6)
+    close(tiny.change * 1e190, plain.change, 1e-6)
+
+
+def test_examples_and_models_of_the_wrong_kind_are_named():
+    for example in ([[0.0, 0.0]], numbers(1, 2).numpy()):
+        with pytest.raises(SubjectError, match="floating point tensor"):
+            lipschitz_bound(nn.Linear(2, 2), example=example)  # type: ignore[arg-type]
+    with pytest.raises(SubjectError, match="Module"):
+        lipschitz_bound(lambda x: x, example=torch.zeros(1, 2))  # type: ignore[arg-type]
+
+
+def test_a_detached_path_is_no_derivative_of_zero():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).detach()
+
+    for function in (condition_number, componentwise_condition, infinity_condition):
+        with pytest.raises(SubjectError, match="no differentiable path"):
+            function(Detached(), torch.ones(2, 3))
+    dead = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    dead[0].bias.data.fill_(-100.0)
+    assert condition_number(dead, torch.ones(2, 3)).tolist() == [0.0, 0.0]  # a derivative that is zero stays one
+
+
+def test_radii_that_fit_no_inputs_are_named():
+    with pytest.raises(UsageError, match="do not fit 2 inputs"):
+        certified_ball(nn.Linear(2, 2), torch.ones(2, 2), [0.1, 0.2, 0.3])

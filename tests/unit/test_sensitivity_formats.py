@@ -294,6 +294,9 @@ def test_gamma() -> None:
     assert gamma_probabilistic(10**6, 2**-24) < gamma(10**6, 2**-24) / 50
     assert gamma_probabilistic(10**9, 0.25) == math.inf
     assert gamma_probabilistic(0, 2**-8) == 0
+    for bad in ((-1, 2**-8), (10, -(2**-8)), (10, math.nan)):
+        with pytest.raises(UsageError, match="at least 0"):
+            gamma(*bad)
     with pytest.raises(UsageError):
         gamma_probabilistic(10, 2**-8, 0.0)
 

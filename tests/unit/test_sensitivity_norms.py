@@ -302,3 +302,34 @@ def test_methods_that_do_not_apply_are_an_error(layer: nn.Module, method: str) -
 def test_dense_refuses_what_memory_cannot_hold() -> None:
     with pytest.raises(UsageError, match="elements"):
         operator_norm(nn.Conv2d(3, 64, 3), (3, 224, 224), method="dense")
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e200, 1e306])
+def test_bounds_and_frobenius_survive_scales_whose_squares_do_not(scale: float) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 3, 3, padding=1, bias=False, dtype=torch.float64)
+    kernel = torch.randn(layer.weight.shape, dtype=torch.float64)
+    layer.weight.data.copy_(kernel)
+    ordinary = unrolled(layer, (3, 6, 6))
+    layer.weight.data.copy_(kernel * scale)
+    truth = largest(ordinary) * scale
+    for method in ("lanczos", "fourier", "gram", "kernel"):
+        assert truth * (1 - 1e-9) <= operator_norm(layer, (3, 6, 6), method=method).upper < 3 * truth
+    frobenius = operator_norm(layer, (3, 6, 6), method="frobenius").value
+    assert frobenius == pytest.approx(float(ordinary.norm()) * scale, rel=1e-9)
+
+
+def test_a_vectors_length_is_a_shape_and_nonsense_is_named() -> None:
+    layer = nn.Linear(3, 2)
+    assert operator_norm(layer, 3).value == operator_norm(layer, (3,)).value
+    for shape in ("3", (3.0,), None):
+        with pytest.raises(UsageError, match="whole numbers"):
+            operator_norm(layer, shape)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"nn\.Module, got Parameter"):
+        operator_norm(layer.weight, (3,))  # type: ignore[arg-type]
+
+
+def test_random_slopes_have_no_norm_in_training_mode() -> None:
+    with pytest.raises(SubjectError, match="random"):
+        operator_norm(nn.RReLU(), (4,))
+    assert operator_norm(nn.RReLU().eval(), (4,)).value == 1.0

@@ -221,6 +221,7 @@ def test_a_trained_network_is_bounded_by_the_product_of_its_norms() -> None:
     graph = capture(network, digits()[0][:2])
     rows = layer_norms(graph)
     assert len(rows) == 4
+    assert [row.value for row in layer_norms(network, example=digits()[0][:2])] == [row.value for row in rows]
     for row, layer in zip(rows, (m for m in network if isinstance(m, nn.Linear)), strict=True):
         assert row.value == pytest.approx(float(torch.linalg.matrix_norm(layer.weight.double(), ord=2)), rel=1e-9)
         assert row.value == operator_norm(layer, (64,)).value

@@ -258,3 +258,21 @@ def test_names_of_the_model_and_of_the_graph_both_work():
     by_model = parameter_condition(net, x, parameters=["2.weight"])
     assert by_model.places == ("2.weight",)
     close(by_model.absolute, parameter_condition(net, x, parameters=by_model.names).absolute)
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [(torch.float64, (1e-200, 1e200)), (torch.float32, (1e-30, 1e30))])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "lanczos"}, {"kind": "rms"}, {"kind": "rms", "noise": "tensor"}, {"kind": "componentwise"}],
+)
+def test_without_biases_the_scale_of_the_input_does_not_matter(dtype: torch.dtype, scales, options: dict):
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(4, 5, bias=False), nn.ReLU(), nn.Linear(5, 3, bias=False))
+    layers = (nn.Conv1d(1, 3, 2, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(9, 3, bias=False))
+    for net, x in ((dense, torch.randn(3, 4)), (nn.Sequential(*layers), torch.randn(3, 1, 4))):
+        net, x = net.to(dtype), x.to(dtype)
+        plain = parameter_condition(net, x, **options)
+        for scale in scales:
+            found = parameter_condition(net, x * scale, **options)
+            close(found.by_parameter / plain.by_parameter, torch.ones_like(plain.by_parameter), 1e-5)
+            close(found.joint / plain.joint, torch.ones_like(plain.joint), 1e-5)

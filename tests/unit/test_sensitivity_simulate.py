@@ -459,3 +459,11 @@ def test_a_bias_after_a_tree_of_sums_is_one_rounding_more(n: int) -> None:
     size = x.abs() @ layer.weight.abs().T + layer.bias.abs()
     assert (error <= how.constant(n, after=1) * size).all()
     assert how.constant(n, after=1) > how.constant(n)
+
+
+def test_one_format_is_a_precision() -> None:
+    layer, x = nn.Linear(3, 2), numbers(4, 3).float()
+    expected = simulate(layer, x, Precision.uniform("fp16"))
+    assert torch.equal(simulate(layer, x, "fp16"), expected)
+    with pytest.raises(UsageError, match="Unknown number format None"):
+        simulate(layer, x, None)  # type: ignore[arg-type]

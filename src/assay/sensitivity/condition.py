@@ -19,7 +19,7 @@ from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.sensitivity.golub_kahan import LargestSingular, largest_singular
 from assay.sensitivity.inputs import Progress, checked_outputs, norms, prepared, rows_per_pass
-from assay.sensitivity.jacobian import JacobianOperator, frobenius_squared_sampled
+from assay.sensitivity.jacobian import JacobianOperator, check_connected, frobenius_squared_sampled
 from assay.subject import Subject
 
 Kind = Literal["worst", "rms"]
@@ -241,6 +241,8 @@ def condition_numbers(
         parts.append(part)
         if progress is not None:
             progress(min(begin + size, len(x)), len(x), "condition numbers")
+    if not any(bool(part.jacobian_norm.any()) for part in parts):
+        check_connected(subject.probe, x)
     joined: dict[str, Any] = {}
     for field in fields(ConditionNumbers):
         pieces = [getattr(part, field.name) for part in parts]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from assay.errors import UsageError
 
 
 class SensitivityConfig(BaseModel):
@@ -43,9 +45,10 @@ class SensitivityConfig(BaseModel):
         tuple[str, ...],
         Field(description="Number formats to look at: fp16, bf16, e4m3, int8, t6 (6 significand bits)."),
     ] = ("fp16", "bf16", "int8", "e4m3")
-    average_bits: Annotated[float, Field(gt=0, description="Average bits per weight of the mixed-precision plan.")] = (
-        5.0
-    )
+    average_bits: Annotated[
+        float,
+        Field(ge=3, allow_inf_nan=False, description="Average bits per weight of the mixed-precision plan, 3 or more."),
+    ] = 5.0
     bits_inputs: Annotated[int, Field(gt=0, description="Most inputs that the plan is run on for real.")] = 500
     seed: Annotated[int, Field(ge=0, description="Seed of all random directions.")] = 0
     ill_conditioned_above: Annotated[
@@ -74,3 +77,15 @@ class SensitivityConfig(BaseModel):
         if list(self.relative_sizes) != sorted(set(self.relative_sizes)):
             raise ValueError(f"relative_sizes must increase strictly, got {self.relative_sizes}")
         return self
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from assay.sensitivity.roundoff.formats import as_format
+
+        for name in names:
+            try:
+                as_format(name)
+            except UsageError as error:
+                raise ValueError(f"{error.what} {error.advice}".rstrip(" .")) from error
+        return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -87,6 +88,13 @@ def norms(batch: Tensor) -> Tensor:
     peak = flat.abs().amax(1)
     peak = torch.where(peak == 0, 1.0, peak)  # squares of very small or large elements neither vanish nor overflow
     return (flat / peak[:, None]).norm(dim=1) * peak
+
+
+def power_of_two_near(size: Tensor) -> Tensor:
+    """A power of two within a factor 2 of every size, 1 for 0: dividing by it is exact and keeps squares in range."""
+    limit = int(math.log2(torch.finfo(size.dtype).max)) - 3  # its reciprocal is a number too
+    power = torch.ldexp(torch.ones_like(size), torch.frexp(size)[1].clamp(-limit, limit))
+    return torch.where(size > 0, power, 1.0)
 
 
 def content_generator(sample: Tensor, seed: int) -> torch.Generator:

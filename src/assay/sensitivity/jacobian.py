@@ -74,6 +74,35 @@ class JacobianOperator:
         return dense
 
 
+def check_connected(probe: Probe, x: Tensor) -> None:
+    """Refuse a model whose output moves though autograd knows of no path from the input, such as behind a detach.
+
+    For a Jacobian that is zero, which then is no derivative. One pass with a graph and one with other inputs.
+
+    Args:
+        probe: the model as a function.
+        x: (B, ...) inputs, of which the first is looked at.
+
+    Raises:
+        SubjectError: where the outputs change with the input all the same.
+    """
+    point = x[:1].detach().clone().requires_grad_()
+    with torch.enable_grad():
+        outputs = probe.function(point)
+        found = torch.autograd.grad(outputs.sum(), point, allow_unused=True)[0] if outputs.requires_grad else None
+    if found is not None:
+        return
+    noise = torch.randn(point.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(x.dtype)
+    with torch.no_grad():
+        moved = probe(point + noise * point.abs().amax().clamp(min=1))
+    if not torch.equal(moved, outputs.detach()):
+        raise SubjectError(
+            "The outputs change with the input, but no differentiable path leads there: 0 would be wrong.",
+            where="Jacobian",
+            advice="Look for detach(), .data, torch.no_grad() or comparisons in forward().",
+        )
+
+
 def frobenius_squared_sampled(
     operator: JacobianOperator, samples: int, seed: int, *, basis: Tensor | None = None, captured: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

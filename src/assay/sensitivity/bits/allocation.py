@@ -74,15 +74,17 @@ def average(bits: Tensor, sizes: Tensor) -> float:
 
 
 def _allocate(coefficients: Tensor, sizes: Tensor, budget: float, base: float) -> Tensor:
-    c, n = coefficients.double(), sizes.double()
+    c, n = torch.as_tensor(coefficients, dtype=torch.float64), torch.as_tensor(sizes, dtype=torch.float64)
     if c.shape != n.shape or c.dim() != 1:
         raise UsageError(
             f"One size per coefficient is needed, got shapes {tuple(c.shape)} and {tuple(n.shape)}.", where="sizes"
         )
     if not budget > 0:
         raise UsageError("An error budget must be positive.", where="budget", advice="No finite precision gives 0.")
-    if bool((c < 0).any() or (n <= 0).any()):
-        raise UsageError("Coefficients must not be negative, and sizes must be positive.", where="coefficients")
+    if not bool((c >= 0).all() and (n > 0).all() and c.isfinite().all() and n.isfinite().all()):
+        raise UsageError(
+            "Coefficients must be finite and not negative, and sizes must be positive.", where="coefficients"
+        )
     bits = torch.zeros_like(c)
     active = c > 0
     while bool(active.any()):

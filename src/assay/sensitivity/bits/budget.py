@@ -65,7 +65,12 @@ def as_budget(problem: Problem, budget: float | Mapping[str, Any]) -> Budget:
             "agreement.",
         )
     kind: Kind = kinds[0]
-    amount = float(given[kind])
+    try:
+        amount = float(given[kind])
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"A budget is a number, got {given[kind]!r} for {kind}.", where="budget", advice="Such as budget=4.5."
+        ) from error
     if not np.isfinite(amount) or amount <= 0 or (kind == "agreement" and amount > 1):
         raise UsageError(
             f"A budget of {amount} for {kind} makes no sense.", where="budget", advice="Give a positive one."
@@ -114,6 +119,13 @@ def _latency(
         )
     costs = []
     for group in problem.groups:
+        names = [target.name for target in group.formats]
+        if not callable(table) and group.kind == "weights" and not any((group.name, name) in table for name in names):
+            raise UsageError(
+                f"The latency table has no entry for layer {group.name} in any format offered.",
+                where="budget",
+                advice=f"Its keys are (layer name, format name), such as {(group.name, names[0])}.",
+            )
         for target in group.formats:
             if group.kind == "activations":
                 costs.append(0.0)

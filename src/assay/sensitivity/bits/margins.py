@@ -82,7 +82,7 @@ def margin_bits(coefficients: Tensor, margins: Tensor, *, smallest: int = 1) -> 
         is that of the coefficients.
 
     Raises:
-        UsageError: for NaN or negative coefficients.
+        UsageError: for NaN or negative coefficients, or NaN margins.
 
     Example:
         >>> margin_bits(torch.tensor([9.0]), torch.tensor([3.0])).item()  # floor(log2 3) + 1
@@ -90,9 +90,11 @@ def margin_bits(coefficients: Tensor, margins: Tensor, *, smallest: int = 1) -> 
         >>> margin_bits(torch.tensor([8.0]), torch.tensor([1.0])).item()  # exactly 2^3: one more
         4.0
     """
-    c, m = torch.broadcast_tensors(coefficients.double(), margins.double())
-    if bool((c < 0).any() or c.isnan().any()):
-        raise UsageError("Error coefficients must be numbers of at least 0.", where="coefficients")
+    c, m = torch.broadcast_tensors(
+        torch.as_tensor(coefficients, dtype=torch.float64), torch.as_tensor(margins, dtype=torch.float64)
+    )
+    if bool((c < 0).any() or c.isnan().any() or m.isnan().any()):
+        raise UsageError("Error coefficients must be numbers of at least 0, and margins numbers.", where="coefficients")
     possible = (m > 0) & c.isfinite()
     safe_c, safe_m = torch.where(possible, c, 1.0), torch.where(possible, m, 1.0)
     # exponents of both give log2 of the ratio within one; scaling by powers of two is exact, so comparing decides

@@ -183,6 +183,8 @@ def bit_widths(
         >>> plan.average_bits <= 4.5, plan.verified.agreement > 0.9
         (True, True)
     """
+    if samples < 1:
+        raise UsageError(f"At least one sample is needed, got {samples}.", where="samples", advice="Leave it at 64.")
     subject, x, targets = _data(model, data)
     kept = _held_out(len(x), holdout)
     held = (x[kept], None if targets is None else targets[kept])
@@ -372,6 +374,7 @@ def _formats(given: Sequence[Format | str | int], granularity: Any, where: str) 
     from assay.sensitivity.roundoff.formats import as_format
     from assay.sensitivity.roundoff.integers import IntegerFormat
 
+    given = [given] if isinstance(given, str) else given
     if not given:
         raise UsageError("Give at least one format.", where=where, advice="Such as formats=(3, 4, 6, 8).")
     found = [IntegerFormat(f, granularity) if type(f) is int else as_format(f) for f in given]

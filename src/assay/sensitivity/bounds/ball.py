@@ -81,7 +81,14 @@ def certified_ball(
     """
     subject, x = prepared(model, x)
     graph = bound_graph(subject, x)
-    radii = torch.as_tensor(radius, dtype=torch.float64).expand(len(x))
+    radii = torch.as_tensor(radius, dtype=torch.float64)
+    if radii.numel() != 1 and radii.shape != (len(x),):
+        raise UsageError(
+            f"{tuple(radii.shape)} radii do not fit {len(x)} inputs.",
+            where="radius",
+            advice="Give one, or one per input.",
+        )
+    radii = radii.reshape(-1).expand(len(x))
     if not bool(((radii > 0) & torch.isfinite(radii)).all()):
         raise UsageError("The radius must be positive and finite.", where="radius", advice="Try 0.01 * x.norm().")
     if method not in ("auto", "steps", "joint"):

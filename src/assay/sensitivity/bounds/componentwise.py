@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
 from assay.sensitivity.inputs import checked_outputs, prepared, rows_per_pass
-from assay.sensitivity.jacobian import JacobianOperator
+from assay.sensitivity.jacobian import JacobianOperator, check_connected
 from assay.subject import Subject
 
 _OUTPUTS = 1024  # most outputs whose rows are formed
@@ -101,6 +101,8 @@ def _row_sums(model: nn.Module | Subject, x: Tensor, batch_size: int | None) -> 
                 advice="Wrap the model so that it returns the outputs of interest.",
             )
         rows = operator.rows().abs().double()
+        if not bool(rows.any()):
+            check_connected(subject.probe, piece)
         size = piece.flatten(1).abs().double()
         parts.append((outputs.double(), (rows * size[:, None]).sum(2), rows.sum(2), size.amax(1)))
     return tuple(torch.cat(found) for found in zip(*parts, strict=True))

@@ -35,12 +35,15 @@ def bound_graph(model: nn.Module | Subject, example: Tensor | None = None) -> Gr
             where="example",
             advice="Pass example=x with one batch of inputs, or a Subject, which carries one.",
         )
-    if example is not None and not example.dtype.is_floating_point:
+    if example is not None and not (isinstance(example, Tensor) and example.dtype.is_floating_point):
+        kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
         raise SubjectError(
-            f"Inputs must be floating point, got {example.dtype}.", where="example", advice="Convert them: x.float()."
+            f"Inputs must be a floating point tensor, got {kind}.", where="example", advice="Convert them: x.float()."
         )
     subject = as_subject(model, None if example is None else _matching(model, example[:2]))
-    graph = doubled(fold_batch_norms(subject.graph))
+    graph = fold_batch_norms(
+        doubled(subject.graph)
+    )  # in this order: folding in single precision is no longer the model
     _check_finite(graph)
     return graph
 
@@ -52,7 +55,7 @@ def doubled(graph: Graph) -> Graph:
 
 
 def _matching(model: nn.Module | Subject, example: Tensor) -> Tensor:
-    tensors = model.model.parameters() if isinstance(model, Subject) else model.parameters()
+    tensors = model.model.parameters() if isinstance(model, Subject) else getattr(model, "parameters", tuple)()
     return example.detach().to(next((p.dtype for p in tensors if p.dtype.is_floating_point), example.dtype))
 
 

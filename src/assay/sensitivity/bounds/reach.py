@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from assay.sensitivity.bounds.stretch import ENTRIES, SIDE, spectral_norms
+from assay.sensitivity.norms.gram import vector_norm
 
 SLACK = 1 + 1e-10  # what rounding in double precision may have taken off a norm
 
@@ -41,7 +42,7 @@ class Source:
         if flat.numel() == 0 or self.size == 0:
             return 0.0
         if min(flat.shape) > SIDE:
-            return self.size * float(flat.norm())
+            return self.size * vector_norm(flat)
         return self.size * float(spectral_norms(flat[None])[0])
 
     def spread(self) -> Tensor:
@@ -84,7 +85,7 @@ class Reach:
         loose = self.rest * (1.0 if flat is None else float(flat.max()))
         whole = sum(source.norm(flat) for source in self.sources.values()) + loose
         each = self.spread.reshape(-1) if flat is None else self.spread.reshape(-1) * flat
-        return min(whole, float(each.norm())) * SLACK
+        return min(whole, vector_norm(each)) * SLACK
 
     def collapsed(self, name: str) -> Reach:
         """The same reach as one source of its own, which forgets how the node's elements move together."""

@@ -16,6 +16,7 @@ from assay.sensitivity.bounds.nonlinear import bend_gain, reason_against, window
 from assay.sensitivity.bounds.reach import SLACK, Reach, Source, added, settle
 from assay.sensitivity.bounds.slopes import slopes, slopes_between
 from assay.sensitivity.bounds.stretch import ENTRIES, SIDE, Stretch, single_node
+from assay.sensitivity.norms.gram import vector_norm
 
 _TINY = 1e-12  # relative to the largest value of a layer: what rounding may do to a pre-activation
 _PER_PASS = 2**22
@@ -141,7 +142,7 @@ class ReachDomain:
             sources[name] = Source(mean, source.size)
             rows = ((gathered - mean[:, None]) * apart)[:, apart > 0]
             size += Source(rows, source.size).norm()  # the largest of n numbers of mean 0: at most (n - 1) / n of all
-        size = min(size, float((2 * most * (number - 1) / number).norm())) * SLACK
+        size = min(size, vector_norm(2 * most * (number - 1) / number)) * SLACK
         open_windows = ((number > 1) & (most > 0)).reshape(-1)
         rest = reach.rest * overlap
         if size > 0 and int(open_windows.sum()) <= SIDE:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index
 from typing import Literal
 
 import torch
@@ -32,7 +33,7 @@ FAILURE = 1e-6  # probability, over the seed, that the norm exceeds `probable`
 
 def operator_norm(
     layer: nn.Module,
-    input_shape: Sequence[int],
+    input_shape: int | Sequence[int],
     *,
     method: Method = "auto",
     effort: Effort | None = None,
@@ -50,7 +51,8 @@ def operator_norm(
 
     Args:
         layer: in evaluation mode. It is not changed.
-        input_shape: of one sample, such as (C, H, W); a leading batch axis is dropped where the number of axes tells.
+        input_shape: of one sample, such as (C, H, W), or the length of a vector; a leading batch axis is dropped where
+            the number of axes tells.
         method: see above.
         effort: limits on matrices, work, Lanczos steps; and the seed.
 
@@ -70,9 +72,26 @@ def operator_norm(
         3.0 exact
     """
     effort = effort or Effort()
+    if not isinstance(layer, nn.Module):
+        raise UsageError(
+            f"A layer is an nn.Module, got {type(layer).__name__}.",
+            where="layer",
+            advice="Put a matrix into nn.Linear, or use gram_norm for a plain tensor.",
+        )
     with torch.no_grad():
-        described = describe(layer, tuple(int(size) for size in input_shape))
+        described = describe(layer, _shape(input_shape))
         return measure(described, method, effort)
+
+
+def _shape(given: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(index(size) for size in ((given,) if isinstance(given, int) else given))
+    except TypeError as error:
+        raise UsageError(
+            f"A shape holds whole numbers, got {given!r}.",
+            where="input_shape",
+            advice="Give one sample's shape, for example (3, 32, 32) or tuple(x.shape[1:]).",
+        ) from error
 
 
 def measure(layer: Map, method: str = "auto", effort: Effort | None = None) -> OperatorNorm:

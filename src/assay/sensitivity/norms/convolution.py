@@ -156,7 +156,7 @@ class Convolution(Map):
     def schur_bound(self) -> float:
         """sqrt(largest absolute row sum * largest absolute column sum) (Schur 1911); one pass and its transpose."""
         rows, columns = self._sums()
-        return math.sqrt(float(rows.max()) * float(columns.max()))
+        return math.sqrt(float(rows.max())) * math.sqrt(float(columns.max()))  # the product could overflow
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         """Absolute row and column sums; upper bounds of them where padding repeats elements."""
@@ -175,10 +175,12 @@ class Convolution(Map):
     def frobenius(self) -> float | None:
         """Exact for every padding: sum over taps i, j of <K_i, K_j> times the windows where both read one element."""
         taps = self.weight.detach().double().flatten(2).permute(2, 0, 1).flatten(1)
+        peak = float(taps.abs().max()) or 1.0  # so that squares neither overflow nor vanish
+        taps = taps / peak
         shared = torch.ones(1, 1, dtype=torch.float64)
         for axis in self.axes:
             shared = torch.kron(shared, axis.products)
-        return math.sqrt(max(0.0, float(((taps @ taps.mT) * shared).sum())))
+        return peak * math.sqrt(max(0.0, float(((taps @ taps.mT) * shared).sum())))
 
 
 def convolution_axes(

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from assay.errors import UsageError
 
-TINY = 1e-300
-
 
 def gram_norm(matrix: Tensor, steps: int = 6) -> Tensor:
     """Upper bound of the spectral norm by Gram iteration (Delattre, Barthelemy, Araujo and Allauzen 2023, theorem 1).
@@ -34,7 +32,7 @@ def gram_norm(matrix: Tensor, steps: int = 6) -> Tensor:
     if steps < 0:
         raise UsageError(f"steps must not be negative, got {steps}.", where="gram_norm", advice="Leave it at 6.")
     matrix = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mH
-    peak = _positive(matrix.detach().abs().amax((-2, -1)))  # squares neither overflow nor vanish
+    peak = _at_least_normal(matrix.detach().abs().amax((-2, -1)))  # squares neither overflow nor vanish
     scaled = matrix / peak[..., None, None]
     size = _frobenius(scaled)
     scaled = scaled / _positive(size)[..., None, None]
@@ -61,12 +59,18 @@ def spectral_norm(matrix: Tensor) -> Tensor:
     matrix = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mH
     if matrix.shape[-2] == 0:
         return matrix.new_zeros(matrix.shape[:-2], dtype=torch.float64)
-    peak = matrix.abs().amax((-2, -1))
-    scaled = matrix / torch.where(peak > 0, peak, torch.ones_like(peak))[..., None, None]
+    peak = _at_least_normal(matrix.abs().amax((-2, -1)))
+    scaled = matrix / peak[..., None, None]
     if matrix.shape[-2] == 1:
         return _frobenius(scaled) * peak
     top = torch.linalg.eigvalsh(scaled @ scaled.mH)[..., -1]
     return top.clamp(min=0).sqrt() * peak
+
+
+def vector_norm(x: Tensor) -> float:
+    """Euclidean norm of all elements in double precision; squares neither overflow nor vanish."""
+    peak = float(x.abs().max()) if x.numel() else 0.0
+    return peak * float((x.double() / peak).norm()) if peak > 0 else 0.0
 
 
 def chunked_gram(matrix: Tensor, columns: int = 4096) -> Tensor:
@@ -90,6 +94,11 @@ def _root(square: Tensor) -> Tensor:
     return torch.where(
         positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square)
     )
+
+
+def _at_least_normal(peak: Tensor) -> Tensor:
+    """Dividing by a zero or subnormal number would give NaN or infinity."""
+    return peak.clamp(min=torch.finfo(peak.dtype).tiny)
 
 
 def _positive(length: Tensor) -> Tensor:

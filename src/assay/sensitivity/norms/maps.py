@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from assay.errors import UsageError
-from assay.sensitivity.norms.gram import chunked_gram, spectral_norm
+from assay.sensitivity.norms.gram import chunked_gram, spectral_norm, vector_norm
 
 MATRIX_LIMIT = 4_000_000  # elements of a dense matrix made without being asked
 ROW_BLOCK = 2_000
@@ -240,13 +240,13 @@ class Matrix(Map):
             absolute = part.double().abs()
             row = max(row, float(absolute.sum(1).max()))
             column += absolute.sum(0)
-            total += float(absolute.square().sum())
-        found = {"frobenius": math.sqrt(total), "schur": math.sqrt(row * float(column.max()))}
+            total = math.hypot(total, vector_norm(absolute))
+        found = {"frobenius": total, "schur": math.sqrt(row) * math.sqrt(float(column.max()))}
         side = min(ROW_BLOCK, math.isqrt(effort.matrix), max(1, int(min(effort.work / (rows * (columns + 10)), 1e9))))
         if side >= 16 and side < rows:
             count = -(rows // -side)
             parts = weight.split(-(rows // -count))
-            found["blocks"] = math.sqrt(sum(_by_gram(part) ** 2 for part in parts))
+            found["blocks"] = math.hypot(*(_by_gram(part) for part in parts))
         return found
 
     def infinity(self) -> tuple[float, bool] | None:
@@ -257,7 +257,7 @@ class Matrix(Map):
         """Once per place."""
         places = math.prod(self.input_shape) // self.weight.shape[1]
         parts = self.weight.flatten().split(MATRIX_LIMIT)
-        return math.sqrt(places * sum(float(part.double().square().sum()) for part in parts))
+        return math.sqrt(places) * math.hypot(*(vector_norm(part) for part in parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,8 +339,8 @@ class Generic(Map):
             rows = torch.arange(start, min(size, start + step))
             units = torch.zeros(len(rows), size, dtype=torch.float64)
             units[torch.arange(len(rows)), rows] = 1
-            total += float(self.apply(units.reshape(-1, *self.input_shape)).square().sum())
-        return math.sqrt(total)
+            total = math.hypot(total, vector_norm(self.apply(units.reshape(-1, *self.input_shape))))
+        return total
 
 
 @dataclass(frozen=True, eq=False)

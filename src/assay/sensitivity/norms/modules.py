@@ -233,6 +233,13 @@ def _dropout(layer: Any, shape: Shape) -> Map:
     return moved(lambda x: x, shape)
 
 
+def _random_relu(layer: Any, shape: Shape) -> Map:
+    if layer.training:
+        raise SubjectError("RReLU in training mode is random.", where="RReLU", advice="Call eval().")
+    gain = max(1.0, abs(layer.lower + layer.upper) / 2)
+    return Fixed(gain, gain, input_shape=shape, output_shape=shape)
+
+
 def _pad(mode: str) -> Maker:
     return lambda layer, shape: padded(shape, numbers(layer.padding, 2 * _image_dims(layer, shape)), mode)
 
@@ -349,7 +356,7 @@ _MAKERS: dict[type[nn.Module], Maker] = {
     nn.Tanh: _elementwise("tanh"),
     nn.Softplus: _elementwise("softplus", beta="beta", threshold="threshold"),
     **dict.fromkeys((nn.Softsign, nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink), _constant(lambda layer, shape: 1.0)),
-    nn.RReLU: _constant(lambda layer, shape: max(1.0, abs(layer.lower + layer.upper) / 2)),
+    nn.RReLU: _random_relu,
     nn.PReLU: _prelu,
     **dict.fromkeys((nn.Softmax, nn.Softmin, nn.Softmax2d), _softmax(log=False)),
     nn.LogSoftmax: _softmax(log=True),

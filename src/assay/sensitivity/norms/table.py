@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor, nn
+
 from assay.errors import AssayError
 from assay.grade import Grade
 from assay.graph import OPERATORS, Graph, Node
@@ -15,6 +17,7 @@ from assay.sensitivity.norms.convolution import Convolution
 from assay.sensitivity.norms.maps import Effort, Map, Matrix
 from assay.sensitivity.norms.nodes import describe_node
 from assay.sensitivity.norms.result import OperatorNorm
+from assay.subject import Subject, as_subject
 
 SURVEY = Effort(work=6.5e10, steps=12, tolerance=1e-3)
 _LISTED = frozenset({"affine", "arithmetic"})
@@ -66,9 +69,13 @@ class NormCost:
 
 
 def layer_norms(
-    graph: Graph, *, effort: Effort = SURVEY, progress: Callable[[str, int, int], None] | None = None
+    graph: Graph | Subject | nn.Module,
+    *,
+    example: Tensor | None = None,
+    effort: Effort = SURVEY,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[LayerNorm]:
-    """2-norms of the linear layers of a graph, in order: dense, convolution, batch norm, scaling, pooling averages.
+    """2-norms of the linear layers of a model, in order: dense, convolution, batch norm, scaling, pooling averages.
 
     Layers that only move elements, and sums, are left out: their gains are 1 and known. Pass
     `fold_batch_norms(graph)` to see batch norms inside their convolutions. A layer that depends on nothing but one
@@ -78,13 +85,16 @@ def layer_norms(
     its guaranteed bound (1x1 and non-overlapping convolutions: one small eigenvalue problem); memory: see `norm_cost`.
 
     Args:
-        graph: a captured graph.
+        graph: a captured graph, a Subject, or a module, which is captured with `example`.
+        example: (B, ...) one batch of inputs, for a module.
         effort: limits per layer; by default 12 Lanczos steps to a residual of 1e-3, for a survey of large networks.
         progress: called with the place, the number of finished layers and their total.
 
     Returns:
         One row per layer.
     """
+    if not isinstance(graph, Graph):
+        graph = as_subject(graph, example).graph
     chosen = _chosen(graph)
     rows = []
     for count, node in enumerate(chosen):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from assay.graph import Graph, Node, evaluate_node
+from assay.sensitivity.inputs import power_of_two_near
 from assay.sensitivity.parameters.samples import has_plain_batch, join_samples, split_samples
 from assay.sensitivity.parameters.unfold import patches
 
@@ -59,7 +60,8 @@ class Reader:
         if x is None or not plain or self.position != 1:
             return None
         if power == 2:
-            return ((cotangents.square() @ weight) * x.square()).sum(-1)
+            unit = power_of_two_near(x.abs().amax(-1, keepdim=True))  # products are moderate where factors need not be
+            return (((cotangents * unit).square() @ weight) * (x / unit).square()).sum(-1)
         return ((cotangents.abs() @ weight) * x.abs()).sum(-1)
 
     def gradients(

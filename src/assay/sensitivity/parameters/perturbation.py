@@ -20,12 +20,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from assay.errors import UsageError
+from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.graph import Graph
 from assay.sensitivity.condition import ROWS_LIMIT, check_outputs_nonzero
 from assay.sensitivity.golub_kahan import largest_singular
-from assay.sensitivity.inputs import Progress, checked_outputs, norms, prepared
+from assay.sensitivity.inputs import Progress, checked_outputs, norms, power_of_two_near, prepared
 from assay.sensitivity.parameters.select import chosen_parameters, folded_graph, frobenius, place_of
 from assay.sensitivity.parameters.taps import Taps
 from assay.subject import Subject
@@ -207,24 +207,36 @@ def _unit_seeds(taps: Taps, first: int, last: int) -> Tensor:
     """(R, B, K) seeds that pick one output each."""
     count = taps.outputs.shape[1]
     eye = torch.eye(count, dtype=taps.outputs.dtype)[first:last]
-    return eye[:, None, :].expand(-1, len(taps.x), -1)
+    return eye[:, None, :] / _units(taps)[:, None]
+
+
+def _units(taps: Taps) -> Tensor:
+    """(B,) sizes of the outputs, in which derivatives are computed: their squares neither overflow nor vanish."""
+    return power_of_two_near(norms(taps.outputs).to(taps.outputs.dtype))
 
 
 def _by_rows(taps: Taps) -> _Part:
     """Gram matrices J_l J_l^T (B, K, K) of every parameter, from one reverse pass per output."""
     count = taps.outputs.shape[1]
     cotangents = taps.stacked_vjp(_unit_seeds(taps, 0, count))
+    units = _units(taps).double()
     absolute: list[Tensor] = []
     joint = torch.zeros(len(taps.x), count, count, dtype=torch.float64)
     for name in taps.parameters:
         scale = frobenius(taps.graph.parameters[name])
         gram = scale**2 * _gram(taps, name, cotangents)
-        absolute.append(torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt())
+        if not bool(torch.isfinite(gram).all()):
+            raise NumericalError(
+                "A derivative is NaN or infinite.",
+                where=place_of(taps.graph, name),
+                advice="The model overflows there; try it in double precision (model.double()).",
+            )
+        absolute.append(torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt() * units)
         joint += gram
     value, vectors = torch.linalg.eigh(joint)
     return (
         torch.stack(absolute, 1),
-        value[:, -1].clamp(min=0).sqrt(),
+        value[:, -1].clamp(min=0).sqrt() * units,
         norms(taps.outputs),
         None,
         vectors[:, :, -1].to(taps.x.dtype),
@@ -235,7 +247,8 @@ def _gram(taps: Taps, name: str, cotangents: dict[str, Tensor]) -> Tensor:
     dense = _dense_layer(taps, name)
     if dense is not None:
         delta = cotangents[taps.readers[name][0].node.name].transpose(0, 1).double()  # (B, K, O)
-        return (delta @ delta.mT) * norms(dense).square()[:, None, None]
+        delta = delta * norms(dense)[:, None, None]
+        return delta @ delta.mT
     count, batch = next(iter(cotangents.values())).shape[:2]
     size = taps.graph.parameters[name].numel()
     rows = max(1, _BYTES // (count * size * taps.x.element_size()))
@@ -275,19 +288,21 @@ class _SquaredMap:
         return batch, count, count
 
     def forward(self, v: Tensor) -> Tensor:
-        cotangents = self.taps.vjp(v)
+        units = _units(self.taps)[:, None]
+        cotangents = self.taps.vjp(v / units)
         changes: dict[str, Tensor] = {}
         for name, scale in self.scales.items():
             dense = _dense_layer(self.taps, name)
             if dense is not None:
                 node = self.taps.readers[name][0].node.name
-                moved = {node: cotangents[node] * norms(dense).square()[:, None].to(dense.dtype)}
+                size = norms(dense)[:, None].to(dense.dtype)
+                moved = {node: cotangents[node] * size * size}
             else:
                 moved = self.taps.moved(name, self.taps.parameter_gradient(name, cotangents))
             for node, change in moved.items():
                 share = scale**2 * change
                 changes[node] = changes[node] + share if node in changes else share
-        return self.taps.jvp(nodes=changes)
+        return self.taps.jvp(nodes=changes) / units
 
     def transpose(self, u: Tensor) -> Tensor:
         return self.forward(u)
@@ -307,7 +322,9 @@ def _by_lanczos(taps: Taps, tolerance: float, max_steps: int, seed: int) -> _Par
 
     absolute = [largest({name: scale}).value.sqrt() for name, scale in scales.items()]
     joint = largest(scales)
-    return torch.stack(absolute, 1), joint.value.sqrt(), norms(taps.outputs), None, joint.left.to(taps.x.dtype)
+    units = _units(taps).double()
+    found = torch.stack(absolute, 1) * units[:, None], joint.value.sqrt() * units
+    return *found, norms(taps.outputs), None, joint.left.to(taps.x.dtype)
 
 
 def _contracted(taps: Taps, kind: Kind, noise: Noise, samples: int | None, seed: int) -> _Part:
@@ -324,16 +341,18 @@ def _contracted(taps: Taps, kind: Kind, noise: Noise, samples: int | None, seed:
         else:  # for random signs s, E (s^T J)_w^2 = sum_i J_iw^2; the same signs for every sample of a batch
             shape = (last - first, 1, taps.outputs.shape[1])
             signs = torch.randint(0, 2, shape, generator=generator).to(taps.outputs.dtype) * 2 - 1
-            seeds = signs.expand(-1, len(taps.x), -1)
+            seeds = signs / _units(taps)[:, None]
         cotangents = taps.stacked_vjp(seeds)
         for name in taps.parameters:
             columns[name].append(taps.contracted(name, cotangents, weights[name], power).double())
     sums = torch.stack([torch.cat(columns[name]).transpose(0, 1) for name in taps.parameters], 2)  # (B, R, P)
+    units = _units(taps).double()
     if kind == "componentwise":
+        sums = sums * units[:, None, None]
         return sums.amax(1), sums.sum(2).amax(1), taps.outputs.double().abs().amax(1), sums, None
     total = sums.sum(1) if samples is None else sums.mean(1)
-    by_output = sums.sqrt() if samples is None else None
-    return total.sqrt(), total.sum(1).sqrt(), norms(taps.outputs), by_output, None
+    by_output = sums.sqrt() * units[:, None, None] if samples is None else None
+    return total.sqrt() * units[:, None], total.sum(1).sqrt() * units, norms(taps.outputs), by_output, None
 
 
 def _unit_change(weight: Tensor, kind: Kind, noise: Noise) -> Tensor:

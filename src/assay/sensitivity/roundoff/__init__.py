@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from assay.sensitivity.roundoff.accumulation import Accumulation as Accumulation
     from assay.sensitivity.roundoff.accumulation import gamma as gamma
     from assay.sensitivity.roundoff.accumulation import gamma_probabilistic as gamma_probabilistic
+    from assay.sensitivity.roundoff.accumulation import gamma_sqrt as gamma_sqrt
     from assay.sensitivity.roundoff.calibration import calibrate as calibrate
     from assay.sensitivity.roundoff.estimate import RoundoffError as RoundoffError
     from assay.sensitivity.roundoff.estimate import first_order_coefficients as first_order_coefficients
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "accumulation": ("Accumulation", "gamma", "gamma_probabilistic"),
+        "accumulation": ("Accumulation", "gamma", "gamma_probabilistic", "gamma_sqrt"),
         "calibration": ("calibrate",),
         "estimate": ("RoundoffError", "first_order_coefficients", "roundoff_error"),
         "formats": (

@@ -41,6 +41,28 @@ def gamma(n: int, u: float) -> float:
     return product / (1 - product) if product < 1 else math.inf
 
 
+def gamma_sqrt(n: int, unit_roundoff: float) -> float:
+    """sqrt(n) u: the size that the constant of an inner product typically has, errors being independent.
+
+    Args:
+        n: length of the inner product.
+        unit_roundoff: u of the format that sums are kept in.
+
+    Returns:
+        sqrt(n) u. Grade: statistical; no probability belongs to it (`gamma_probabilistic` has one).
+
+    Raises:
+        UsageError: for a negative length.
+
+    Example:
+        >>> round(gamma_sqrt(1000, 2.0**-11), 10)
+        0.0154408089
+    """
+    if n < 0:
+        raise _misfit(f"A length of {n} makes no sense", "Give 0 or more")
+    return math.sqrt(n) * unit_roundoff
+
+
 def gamma_probabilistic(n: int, u: float, failure: float = 1e-6) -> float:
     """exp(lambda sqrt(n) u + n u^2 / (1 - u)) - 1: holds unless something of the given probability happens.
 

@@ -8,7 +8,6 @@ positions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from torch.func import vjp
 from assay.graph import Node, evaluate_node
 from assay.sensitivity.parameters.local import Reader
 from assay.sensitivity.parameters.taps import Taps
-from assay.sensitivity.roundoff.accumulation import Accumulation
+from assay.sensitivity.roundoff.accumulation import Accumulation, gamma_sqrt
 from assay.sensitivity.roundoff.assignment import MULTIPLIED, SUMMED, Assignment, Operand
 from assay.sensitivity.roundoff.directional import Changes, first_order_change
 from assay.sensitivity.roundoff.floating import FloatFormat
@@ -68,7 +67,7 @@ class Model:
         if self.failure is not None:
             return how.probable(site.terms + 1, self.failure)
         assert how.format.unit_roundoff is not None
-        return math.sqrt(how.roundings(site.terms)) * how.format.unit_roundoff
+        return gamma_sqrt(how.roundings(site.terms), how.format.unit_roundoff)
 
 
 class Adjoint:

@@ -15,7 +15,7 @@ from assay.sensitivity.roundoff.floating import FloatFormat
 from assay.sensitivity.roundoff.formats import Format
 from assay.sensitivity.roundoff.integers import IntegerFormat
 from assay.sensitivity.roundoff.simulation import assigned
-from assay.sensitivity.roundoff.sites import OPERANDS, Precision, Site, is_parameter, sites
+from assay.sensitivity.roundoff.sites import OPERANDS, Precision, Site, as_precision, is_parameter, sites
 from assay.sensitivity.roundoff.summation import MULTIPLIED
 
 SUMMED = frozenset(
@@ -56,7 +56,12 @@ class Assignment:
     layers: Mapping[str, Precision]
 
     @classmethod
-    def of(cls, graph: Graph, precision: Precision, layers: Mapping[str, Precision] | None = None) -> Assignment:
+    def of(
+        cls,
+        graph: Graph,
+        precision: Precision | Format | str | int,
+        layers: Mapping[str, Precision | Format | str | int] | None = None,
+    ) -> Assignment:
         """Lay formats over a prepared graph, taken to double precision.
 
         Returns:
@@ -66,7 +71,8 @@ class Assignment:
             UsageError: for a layer that does not exist.
         """
         parameters = {n: v.detach().double() if v.is_floating_point() else v for n, v in graph.parameters.items()}
-        made = cls(replace(graph, parameters=parameters), precision, dict(layers or {}))
+        chosen = {name: as_precision(formats) for name, formats in (layers or {}).items()}
+        made = cls(replace(graph, parameters=parameters), as_precision(precision), chosen)
         _ = made.at
         return made
 

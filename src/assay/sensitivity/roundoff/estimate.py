@@ -95,11 +95,11 @@ class RoundoffError:
 def roundoff_error(
     model: nn.Module | Subject,
     x: Tensor,
-    precision: Precision,
+    precision: Precision | Format | str | int,
     *,
     estimator: Estimator = "E4",
     pairs: int | Literal["all"] | Tensor | None = None,
-    layers: Mapping[str, Precision] | None = None,
+    layers: Mapping[str, Precision | Format | str | int] | None = None,
     by_layer: bool = True,
     partial_sums: bool = True,
     failure: float | None = None,
@@ -123,7 +123,7 @@ def roundoff_error(
     Args:
         model: a module or Subject that can be captured.
         x: (B, ...) floating point.
-        precision: formats of the network.
+        precision: formats of the network; a single format (or its name) is for weights, biases, activations and input.
         estimator: see above.
         pairs: None for every output; a number of closest rivals of the top output; "all"; or (B, P) their indices.
         layers: formats of single layers, as in `simulate`.

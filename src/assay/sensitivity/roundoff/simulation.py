@@ -14,7 +14,15 @@ from assay.graph import Graph, Node, evaluate_node
 from assay.sensitivity.inputs import prepared, rows_per_pass
 from assay.sensitivity.roundoff.formats import FixedPoint, FloatFormat, Format, IntegerFormat
 from assay.sensitivity.roundoff.rounding import where_finite
-from assay.sensitivity.roundoff.sites import OPERANDS, Precision, Site, is_parameter, prepared_graph, sites
+from assay.sensitivity.roundoff.sites import (
+    OPERANDS,
+    Precision,
+    Site,
+    as_precision,
+    is_parameter,
+    prepared_graph,
+    sites,
+)
 from assay.sensitivity.roundoff.summation import evaluate_rounded
 
 if TYPE_CHECKING:
@@ -24,9 +32,9 @@ if TYPE_CHECKING:
 def simulate(
     model: nn.Module | Subject,
     x: Tensor,
-    precision: Precision,
+    precision: Precision | Format | str | int,
     *,
-    layers: Mapping[str, Precision] | None = None,
+    layers: Mapping[str, Precision | Format | str | int] | None = None,
     batch_size: int | None = None,
     allow_overflow: bool = False,
 ) -> Tensor:
@@ -47,7 +55,7 @@ def simulate(
     Args:
         model: an nn.Module or a Subject that can be captured.
         x: (B, ...) inputs.
-        precision: formats of the network.
+        precision: formats of the network; a single format (or its name) is for weights, biases, activations and input.
         layers: formats of single layers, by node name or module path (a path covers everything below it); one given
             here replaces `precision` for that layer altogether. `input` of a layer rounds what it reads.
         batch_size: samples per pass; by memory when None. Only with scales from the batch does it change a result.
@@ -84,11 +92,18 @@ class Simulator:
         at: formats of every site, by node name.
     """
 
-    def __init__(self, graph: Graph, precision: Precision, *, layers: Mapping[str, Precision] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        precision: Precision | Format | str | int,
+        *,
+        layers: Mapping[str, Precision | Format | str | int] | None = None,
+    ) -> None:
         self.graph = graph
-        self.precision = precision
+        self.precision = as_precision(precision)
         self.sites = sites(graph)
-        self.at = assigned(self.sites, precision, layers or {})
+        chosen = {name: as_precision(formats) for name, formats in (layers or {}).items()}
+        self.at = assigned(self.sites, self.precision, chosen)
         self._sites = {site.node: site for site in self.sites}
         self._stored = {site.stored: site for site in self.sites}
         self._values = {

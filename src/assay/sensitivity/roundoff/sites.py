@@ -62,6 +62,21 @@ class Precision:
         return cls(chosen, chosen, chosen, chosen, accumulation)
 
 
+def as_precision(value: Precision | Format | str | int) -> Precision:
+    """Formats of a network from what people write: a `Precision`, or one format for everything.
+
+    Args:
+        value: a precision, a format, or its name (see `as_format`).
+
+    Returns:
+        The precision.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    return value if isinstance(value, Precision) else Precision.uniform(value)
+
+
 @dataclass(frozen=True)
 class Site:
     """One node whose result is computed and stored rounded.
