@@ -59,7 +59,7 @@ def gamma_sqrt(n: int, unit_roundoff: float) -> float:
         0.0154408089
     """
     if n < 0:
-        raise _misfit(f"A length of {n} makes no sense", "Give 0 or more")
+        raise UsageError(f"A length of {n} makes no sense.", where="gamma_sqrt", advice="Give 0 or more.")
     return math.sqrt(n) * unit_roundoff
 
 
