@@ -210,7 +210,7 @@ def _weights_only(
         )
         scale = numpy_helper.from_array(np.asarray(scales, dtype=np.float32), f"{name}_scale")
         model.graph.initializer.extend([stored, scale])
-        attributes = {} if np.ndim(scales) == 0 else {"axis": axis}
+        attributes: dict[str, Any] = {} if np.ndim(scales) == 0 else {"axis": axis}
         nodes.append(
             helper.make_node(
                 "DequantizeLinear", [stored.name, scale.name], [name], name=f"dequantize_{name}", **attributes
