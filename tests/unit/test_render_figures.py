@@ -202,3 +202,17 @@ def test_numbers_in_a_matrix_are_legible():
 def _luminance(colour) -> float:
     linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in colour[:3]]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_bars_on_a_logarithmic_axis_are_there():
+    data = {
+        "labels": ["a", "b"],
+        "series": [{"label": "v", "values": [1000.0, 2.0]}],
+        "horizontal": True,
+        "x_log": True,
+    }
+    drawing = figures.draw(Figure("bars", "t", "c", data), {})
+    drawing.canvas.draw()
+    long, short = (patch.get_window_extent() for patch in drawing.axes[0].patches)
+    assert numpy.isfinite([*long.bounds, *short.bounds]).all()
+    assert long.x1 > short.x1 > drawing.axes[0].bbox.x0

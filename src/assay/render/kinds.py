@@ -109,7 +109,7 @@ def bars(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], n
         axes.grid(visible=False, axis="x")
         axes.margins(x=0.02)
     if data.get("x_log") and any((thin.floats(entry["values"]) > 0).any() for entry in entries):
-        axes.set_xscale("log", nonpositive="mask")
+        axes.set_xscale("log", nonpositive="clip")  # bars begin at 0
     _finish(axes, data, entries)
 
 
