@@ -37,3 +37,16 @@ def unrolled(layer: Any, shape: tuple[int, ...]) -> Tensor:
 def largest(matrix: Tensor) -> float:
     """Spectral norm."""
     return float(torch.linalg.svdvals(matrix)[0])
+
+
+GAINS = (
+    (nn.GELU(), 1.128904),
+    (nn.GELU(approximate="tanh"), 1.128993),
+    (nn.SiLU(), 1.099839),
+    (nn.Mish(), 1.088498),
+    (nn.SELU(), 1.758099),
+    (nn.Hardswish(), 1.5),
+    (nn.Sigmoid(), 0.25),
+    (nn.Hardsigmoid(), 1 / 6),
+)
+"""Smooth activations and the largest size of their slope."""

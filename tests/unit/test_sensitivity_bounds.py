@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from tests.support.inputs import calls, numbers, seeded
+from tests.support.layers import GAINS
 from torch import Tensor, nn
 
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
@@ -177,14 +178,7 @@ def test_pools_and_moves(layer: nn.Module, gain: float):
 @pytest.mark.parametrize(
     ("layer", "gain"),
     [
-        (nn.GELU(), 1.128904),
-        (nn.GELU(approximate="tanh"), 1.128993),
-        (nn.SiLU(), 1.099839),
-        (nn.Mish(), 1.088498),
-        (nn.SELU(), 1.758099),
-        (nn.Hardswish(), 1.5),
-        (nn.Sigmoid(), 0.25),
-        (nn.Hardsigmoid(), 1 / 6),
+        *GAINS,
         (nn.LeakyReLU(0.2), 1.0),
         (nn.LeakyReLU(-3.0), 3.0),
         (nn.PReLU(init=2.0), 2.0),

@@ -9,7 +9,7 @@ import mpmath
 import pytest
 import torch
 from tests.support.inputs import numbers
-from tests.support.layers import convolution, largest, unrolled, waves
+from tests.support.layers import GAINS, convolution, largest, unrolled, waves
 from torch import Tensor, nn
 
 from assay.errors import SubjectError, UsageError
@@ -23,14 +23,7 @@ from assay.sensitivity.norms.modules import describe
 @pytest.mark.parametrize(
     ("layer", "gain"),
     [
-        (nn.GELU(), 1.128904),
-        (nn.GELU(approximate="tanh"), 1.128993),
-        (nn.SiLU(), 1.099839),
-        (nn.Mish(), 1.088498),
-        (nn.SELU(), 1.758099),
-        (nn.Hardswish(), 1.5),
-        (nn.Sigmoid(), 0.25),
-        (nn.Hardsigmoid(), 1 / 6),
+        *GAINS,
         (nn.ReLU(), 1),
         (nn.ReLU6(), 1),
         (nn.LeakyReLU(0.2), 1),

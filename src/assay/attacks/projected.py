@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Literal, get_args
 
@@ -22,6 +21,7 @@ from assay.attacks.target import (
     target_of,
 )
 from assay.errors import UsageError
+from assay.seeding import content_generator
 
 Norm = Literal["linf", "l2"]
 
@@ -184,9 +184,7 @@ def _norms(batch: Tensor) -> Tensor:
 
 def _start(sample: Tensor, norm: Norm, seed: int) -> Tensor:
     """A point drawn uniformly from the unit ball, by the sample's values and the seed."""
-    digest = hashlib.sha256(f"{seed}|{tuple(sample.shape)}|".encode())
-    digest.update(sample.cpu().double().contiguous().numpy().tobytes())
-    generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:8], "little") >> 1)
+    generator = content_generator(sample, seed)
     if norm == "linf":
         drawn = 2 * torch.rand(sample.shape, generator=generator, dtype=torch.float64) - 1
     else:

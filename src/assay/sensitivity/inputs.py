@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 
@@ -95,10 +94,3 @@ def power_of_two_near(size: Tensor) -> Tensor:
     limit = int(math.log2(torch.finfo(size.dtype).max)) - 3  # its reciprocal is a number too
     power = torch.ldexp(torch.ones_like(size), torch.frexp(size)[1].clamp(-limit, limit))
     return torch.where(size > 0, power, 1.0)
-
-
-def content_generator(sample: Tensor, seed: int) -> torch.Generator:
-    """A random generator that depends on a sample's values and the seed, not on its place in a batch."""
-    digest = hashlib.sha256(f"{seed}|{tuple(sample.shape)}|".encode())
-    digest.update(sample.detach().cpu().double().contiguous().numpy().tobytes())
-    return torch.Generator().manual_seed(int.from_bytes(digest.digest()[:8], "little") >> 1)
