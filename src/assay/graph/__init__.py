@@ -3,6 +3,7 @@
 `capture` makes a `Graph` and proves it equal to the model; `evaluate` runs it on numbers; `draw` makes an SVG of it.
 """
 
+from assay.graph.cost import operations
 from assay.graph.draw import draw_svg
 from assay.graph.evaluate import evaluate, evaluate_node
 from assay.graph.fold import fold_batch_norms
@@ -35,6 +36,7 @@ __all__ = [
     "lower_composites",
     "lower_max_pools",
     "lower_squares",
+    "operations",
     "pool_before_activation",
     "select_before_permute",
 ]

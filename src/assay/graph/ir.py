@@ -82,6 +82,10 @@ class Node:
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
+    def __reduce__(self) -> tuple[type[Node], tuple[Any, ...]]:  # a read-only mapping cannot be pickled
+        attributes = dict(self.attributes)
+        return Node, (self.name, self.op, self.inputs, attributes, self.spec, self.module_path, self.source)
+
     @property
     def label(self) -> str:
         """Operator name for people: the ATen name where the operator is opaque."""
