@@ -3,7 +3,8 @@
 Random weights (torchvision constructors), one picture 3x224x224, noise on every pixel, one output. Every point runs in
 a process of its own: time relative to forward passes of one picture in the same process, in turn, and memory as the
 process's high-water mark during the call over what it held before, relative to the largest activation and to the most
-activations that a plain forward walk must hold at once. r + 10 is what the method promises for both.
+activations that a plain forward walk must hold at once. r + 10 is what the method promises for both, and a
+plain forward pass of a batch of so many pictures in the same process, in turn, is what it is held against.
 """
 
 from __future__ import annotations

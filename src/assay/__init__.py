@@ -3,7 +3,7 @@
 Public names only, imported when first used: `import assay` costs nothing and needs no torch.
 """
 
-# ruff: noqa: F401  (the imports below are for type checkers; `__all__` is built from the table)
+# ruff: noqa: F401, I001  (the imports below are for type checkers; `__all__` is built from the table)
 
 import sys
 from importlib import import_module
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from assay._version import __version__
 
 if TYPE_CHECKING:
-    from assay import covariance, errors, gaussian, graph, interpret, load, moments, render, results, sensitivity, store
+    from assay import attacks, covariance, errors, filtering, gaussian, graph, interpret, load, moments, render
+    from assay import results, sensitivity, store, sweep
     from assay.audit import audit
     from assay.config import AuditConfig
     from assay.errors import AssayError, CaptureError, StoreError, SubjectError, TrustRequired, UsageError
@@ -36,9 +37,9 @@ _NAMES = {
     "subject": ("Data", "Subject"),
 }
 _HOME = {name: f"assay.{module}" for module, names in _NAMES.items() for name in names}
-_PARTS = ("covariance", "gaussian", "graph", "interpret", "moments", "render", "sensitivity", *_NAMES)
+_PARTS = "attacks covariance filtering gaussian graph interpret moments render sensitivity sweep".split()  # noqa: SIM905
 
-__all__ = ["__version__", *_HOME, *(part for part in _PARTS if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *_HOME, *(part for part in (*_PARTS, *_NAMES) if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 class _Package(ModuleType):

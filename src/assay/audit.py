@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from assay import moments, sensitivity
+from assay import filtering, moments, sensitivity
 from assay._version import __version__
 from assay.config import AuditConfig
 from assay.errors import AssayError, SubjectError, UsageError
@@ -33,19 +33,28 @@ class Analysis:
     Attributes:
         run: `(subject, config, progress) -> Result`.
         plan: `(subject, config) -> str`, a plain estimate of what it will cost.
+        sweeps: `run` also takes `directory`, the run directory, to keep what is finished and go on after any stop.
+        too_long: `(subject, config) -> str`, why an audit of everything leaves it out; empty when it does not.
     """
 
     run: Callable[..., Result]
     plan: Callable[[Subject, Any], str]
+    sweeps: bool = False
+    too_long: Callable[[Subject, Any], str] | None = None
 
 
 ANALYSES: Mapping[str, Analysis] = MappingProxyType(
     {
         "moments": Analysis(moments.analyse, moments.plan),
         "sensitivity": Analysis(sensitivity.analyse, sensitivity.plan),
+        "filtering": Analysis(filtering.examine, filtering.plan, sweeps=True, too_long=filtering.too_long),
     }
 )
 """Every analysis, in the order they run. To add one, add a line."""
+
+
+_DECIDING = ("assay", "torch", "threads")
+"""Versions and settings of a process that its numbers depend on."""
 
 
 def audit(
@@ -54,6 +63,7 @@ def audit(
     only: Sequence[str] | None = None,
     config: AuditConfig | None = None,
     out: str | Path | None = None,
+    finished: Mapping[str, Result] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Run analyses over a subject.
@@ -66,6 +76,7 @@ def audit(
         only: names of analyses; all when None.
         config: settings of every analysis.
         out: run directory; nothing is written when None.
+        finished: results of an earlier run on the same subject and settings, which are taken as they are.
         progress: called as progress(done, total, text).
 
     Returns:
@@ -91,9 +102,17 @@ def audit(
     left_out: dict[str, str] = {}
     errors: list[AssayError] = []
     for name in names:
+        if finished is not None and name in finished:
+            results[name] = finished[name]
+            continue
         started = time.perf_counter()
+        analysis, settings = ANALYSES[name], getattr(config, name)
+        if reason := _left_out(subject, name, settings, only):
+            left_out[name] = reason
+            continue
+        kept = {"directory": Path(out)} if analysis.sweeps and out is not None else {}
         try:
-            result = ANALYSES[name].run(subject, getattr(config, name), progress=progress)
+            result = analysis.run(subject, settings, progress=progress, **kept)
         except SubjectError as error:
             if _forbids_fallback(config, name):
                 raise
@@ -104,7 +123,7 @@ def audit(
         results[name] = result
         if out is not None:
             save_result(result, out)
-    if not results:
+    if not results and errors:
         raise errors[0]
     svg, nodes = _drawing(subject, left_out)
     run = Audit(subject.describe(), results, left_out, svg, nodes)
@@ -118,7 +137,18 @@ def plan(
 ) -> list[tuple[str, str]]:
     """What each analysis will do and cost, in plain words, before anything runs."""
     config = config or AuditConfig()
-    return [(name, ANALYSES[name].plan(subject, getattr(config, name))) for name in _chosen(only)]
+    steps: list[tuple[str, str]] = []
+    for name in _chosen(only):
+        settings = getattr(config, name)
+        reason = _left_out(subject, name, settings, only)
+        steps.append((name, f"left out. {reason}" if reason else ANALYSES[name].plan(subject, settings)))
+    return steps
+
+
+def _left_out(subject: Subject, name: str, settings: Any, only: Sequence[str] | None) -> str:
+    """Why an audit of everything leaves an analysis out; empty when it does not."""
+    too_long = ANALYSES[name].too_long
+    return too_long(subject, settings) if only is None and too_long is not None else ""
 
 
 def _chosen(only: Sequence[str] | None) -> list[str]:
@@ -154,6 +184,17 @@ def _provenance(subject: Subject, name: str, config: AuditConfig, seconds: float
         trusted=subject.trusted,
         wall_seconds=seconds,
         peak_bytes=_peak_bytes(),
+    )
+
+
+def computed_by(result: Result, settings: Any) -> bool:
+    """Whether these settings and the libraries of this process would give this result again."""
+    made = result.provenance
+    return (
+        made is not None
+        and dict(made.config) == settings.model_dump(mode="json")
+        and {name: made.versions.get(name) for name in _DECIDING}
+        == {"assay": __version__, "torch": torch.__version__, "threads": str(torch.get_num_threads())}
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from assay.errors import UsageError
+from assay.filtering.config import FilteringConfig
 from assay.moments.config import MomentsConfig
 from assay.sensitivity.config import SensitivityConfig
 
@@ -23,6 +24,9 @@ class AuditConfig(BaseModel):
     sensitivity: Annotated[SensitivityConfig, Field(description="Condition number of the network.")] = (
         SensitivityConfig()
     )
+    filtering: Annotated[
+        FilteringConfig, Field(description="Which weights the network depends on: fragile, robust, antifragile.")
+    ] = FilteringConfig()
 
 
 def read_config(path: str | Path) -> AuditConfig:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import pytest
 import torch
 from tests.support.networks import digits, trained_mlp
-from tests.unit.test_subject import assert_same, network, state_of, used_model
+from tests.support.untouched import PICTURES, assert_same, network, state_of, used_model
 from torch import Tensor, nn
 
 from assay.attacks import Target, attack_of, attacked, auto_epsilon, fgsm, pgd, target_of
@@ -16,7 +15,6 @@ from assay.errors import NumericalError, UsageError
 from assay.preprocess import Preprocessing
 from assay.subject import Subject
 
-PICTURES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(6) % 5
 
 
@@ -416,35 +414,3 @@ def test_auto_epsilon_says_why_it_failed():
             auto_epsilon(lambda points: points, torch.tensor([[1.0, 0.0]]), y[:1], **bad)
     with pytest.raises(UsageError, match="regression"):
         auto_epsilon(constant, x, y.double())
-
-
-# A peer
-
-
-def test_equality_with_foolbox():
-    foolbox = pytest.importorskip("foolbox", exc_type=ImportError)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.Flatten(), nn.Linear(32, 5)).eval()
-    peer = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    epsilon, steps = 0.1, 10
-    for attack, ours, tolerance in (
-        (foolbox.attacks.LinfFastGradientAttack(random_start=False), {"attack": "fgsm"}, 0),
-        (
-            foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=steps, random_start=False),
-            {"attack": "pgd", "step_size": 0.25 * epsilon},
-            0,
-        ),
-        (
-            foolbox.attacks.L2PGD(rel_stepsize=0.25, steps=steps, random_start=False),
-            {"attack": "pgd-l2", "step_size": 0.25 * epsilon},
-            1e-6,
-        ),
-    ):
-        name = ours.pop("attack")
-        if ours:
-            ours["steps"] = steps
-        _, theirs, _ = attack(peer, PICTURES, LABELS, epsilons=epsilon)
-        found = attack_of(name, epsilon=epsilon, bounds=(0, 1), **ours)(model, PICTURES, LABELS)
-        torch.testing.assert_close(found, theirs, rtol=0, atol=tolerance)
-        assert not torch.equal(found, PICTURES)
-    assert math.isclose(float((theirs - PICTURES).flatten(1).norm(dim=1).max()), epsilon, rel_tol=1e-5)

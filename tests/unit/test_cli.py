@@ -300,10 +300,10 @@ def test_findings_set_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_demo_audits_the_built_in_network(monkeypatch: pytest.MonkeyPatch):
     seen: list[Mapping[str, Any]] = []
-    monkeypatch.setattr(job, "perform", lambda load, directory, config, **rest: seen.append(locals()))
+    monkeypatch.setattr(job, "perform", lambda asked, directory, config, **rest: seen.append(locals()))
     assert main(["demo"]) == 0
     assert main(["demo", "-o", "elsewhere"]) == 0
-    subject = seen[0]["load"]()
+    subject = seen[0]["asked"].load()
     assert (subject.name, len(subject.data), subject.output_count) == ("demo", 500, 10)
     assert [str(each["directory"]) for each in seen] == ["assay-demo", "elsewhere"]
     assert seen[0]["config"] == AuditConfig()

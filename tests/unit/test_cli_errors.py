@@ -6,7 +6,6 @@ import pickle
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -98,7 +97,7 @@ def analyses(monkeypatch: pytest.MonkeyPatch):
                     raise behaviour[name]
                 return Result(name, name.capitalize(), "Why?", {"one": Quantity(1.0, Grade.EXACT)})
 
-            return SimpleNamespace(run=run, plan=lambda subject, config: "next to nothing")
+            return module.Analysis(run=run, plan=lambda subject, config: "next to nothing")
 
         monkeypatch.setattr(module, "ANALYSES", {name: analysis(name) for name in ("moments", "sensitivity")})
 

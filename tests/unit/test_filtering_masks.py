@@ -11,7 +11,7 @@ from tests.support.inputs import numbers
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from assay.errors import NumericalError, UsageError
+from assay.errors import NumericalError, SubjectError, UsageError
 from assay.filtering import (
     FILTERS,
     distinct_masks,
@@ -388,7 +388,7 @@ def test_attention_and_recurrent_layers_have_units():
 
 def test_computed_weights_are_not_skipped_silently():
     model = nn.Sequential(nn.Linear(3, 3), weight_norm(nn.Linear(3, 3)))
-    with pytest.raises(UsageError, match="computed"):
+    with pytest.raises(SubjectError, match="computed"):
         select_units(model)
     assert [unit.name for unit in select_units(model, "0")] == ["0.weight"]
 

@@ -69,7 +69,8 @@ def _function(model: Model, parameters: Mapping[str, Tensor] | None) -> Callable
     if not isinstance(model, Subject):
         module = private_copy(module)
     state = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    changed = {name: tensor.detach() for name, tensor in (parameters or {}).items()}
+    detached = {id(tensor): tensor.detach() for tensor in (parameters or {}).values()}  # one value stays one for ties
+    changed = {name: detached[id(tensor)] for name, tensor in (parameters or {}).items()}
     known = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     unknown = set(changed) - set(known)
     if unknown:

@@ -18,12 +18,22 @@ if TYPE_CHECKING:
     from cyclopts import CycloptsError
 
 INTERRUPTED = 130
+TERMINATED = 143
 BROKEN_PIPE = 141
 INTERNAL = 4
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, with what the user should know about the work done so far."""
+    """Ctrl-C or SIGTERM, with what the user should know about the work done so far.
+
+    Args:
+        message: what was saved.
+        exit_code: of the process.
+    """
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def explain(error: BaseException, *, debug: bool = False) -> int:
@@ -40,7 +50,7 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
         traceback.print_exception(error, file=sys.stderr)
     if isinstance(error, KeyboardInterrupt):
         _print([("interrupted", str(error) or "Nothing was saved.")])
-        return INTERRUPTED
+        return getattr(error, "exit_code", INTERRUPTED)
     known = error if isinstance(error, AssayError) else _recognised(error)
     if known is not None:
         _print([("error", known.what), ("where", known.where), ("next", known.advice)])

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assay.cli import streams
-from assay.cli.failures import Interrupted
+from assay.cli.failures import INTERRUPTED, TERMINATED, Interrupted
 from assay.cli.memory import keep_freed_memory
 from assay.cli.options import Printing
-from assay.errors import StoreError, UsageError
+from assay.errors import StoreError, SubjectError, UsageError
+from assay.store.layout import CONFIG, REPORT
 
 if TYPE_CHECKING:
+    from assay.cli.invocation import Invocation
     from assay.config import AuditConfig
-    from assay.results import Audit
+    from assay.results import Audit, Result
     from assay.subject import Subject
 
-REPORT = "report.html"
-CONFIG = "config.toml"
 UNFINISHED = "The run ended before this analysis did."
 
 
 def perform(
-    load: Callable[[], Subject],
+    asked: Invocation,
     directory: Path,
     config: AuditConfig,
     *,
-    only: Sequence[str] | None = None,
     printing: Printing,
+    resume: bool = False,
 ) -> Audit:
     """Load, audit, save and show.
 
     Args:
-        load: makes the subject.
+        asked: model, data and analyses; kept in the directory.
         directory: run directory; results of an earlier run in it are replaced.
         config: settings of every analysis; kept in the directory as TOML.
-        only: names of analyses; all when None.
         printing: what to print.
+        resume: take the results that an earlier run of the same request left in the directory.
 
     Returns:
         The audit, saved and shown.
@@ -48,8 +48,9 @@ def perform(
     Raises:
         UsageError: for an unknown analysis.
         AssayError: when the subject, the directory or the settings cannot be used.
-        Interrupted: after Ctrl-C, saying what was saved.
+        Interrupted: after Ctrl-C or SIGTERM, saying what was saved.
     """
+    only = asked.only
     check_directory(directory)
     keep_freed_memory()
     with streams.result_only():
@@ -58,6 +59,8 @@ def perform(
         from assay.results import Audit
         from assay.results.atomic import discard, write_atomic
         from assay.store import save_audit
+        from assay.store.checksums import write_checksums
+        from assay.sweep.stopping import Terminated, terminable
 
         unknown = [name for name in only or () if name not in ANALYSES]
         if unknown or (only is not None and not only):
@@ -66,22 +69,46 @@ def perform(
                 where="--only",
                 advice=f"Choose from: {', '.join(ANALYSES)}.",
             )
-        subject = load()
+        subject = asked.load()
+        finished = _finished(subject, directory, config) if resume else {}
         steps = plan(subject, config, only)
         if not printing.quiet:
-            _say_plan(subject, steps, directory)
-        # From here on the directory tells the truth about this run, whenever it ends.
-        save_audit(Audit(subject.describe(), {}, dict.fromkeys((name for name, _ in steps), UNFINISHED)), directory)
-        discard(directory / REPORT)
-        write_atomic(directory / CONFIG, to_toml(config))
+            _say_plan(subject, [step for step in steps if step[0] not in finished], directory)
         try:
-            with streams.progress(printing.quiet) as progress:
-                run = audit(subject, only=only, config=config, out=directory, progress=progress)
-            report = run.report(directory / REPORT)
+            with terminable():
+                # From here on the directory tells the truth about this run, whenever it ends.
+                waiting = [name for name, _ in steps if name not in finished]
+                save_audit(Audit(subject.describe(), finished, dict.fromkeys(waiting, UNFINISHED)), directory)
+                discard(directory / REPORT)
+                write_atomic(directory / CONFIG, to_toml(config))
+                asked.write(directory)
+                with streams.progress(printing.quiet) as progress:
+                    run = audit(subject, only=only, config=config, out=directory, finished=finished, progress=progress)
+                report = run.report(directory / REPORT)
+                write_checksums(directory)
         except KeyboardInterrupt as error:
-            raise Interrupted(_saved(directory)) from error
+            code = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+            raise Interrupted(_saved(directory), code) from error
     show(run, directory, report, printing)
     return run
+
+
+def _finished(subject: Subject, directory: Path, config: AuditConfig) -> Mapping[str, Result]:
+    """Results of an earlier run that this one would compute again: same subject, same settings, same versions."""
+    from assay.audit import computed_by
+    from assay.store import open_run
+
+    before = open_run(directory)
+    now = subject.describe()
+    for kind, key in (("model", "model_digest"), ("data", "data_digest")):
+        if before.subject.get(key) != now[key]:
+            raise SubjectError(
+                f"The {kind} is not the one that the run began with.",
+                where=str(directory),
+                advice=f"Restore the {kind}, or begin a new run with `assay audit`.",
+            )
+    wanted = {name: getattr(config, name) for name in before.results if name in type(config).model_fields}
+    return {name: before.results[name] for name in wanted if computed_by(before.results[name], wanted[name])}
 
 
 def show(run: Audit, directory: Path, report: Path, printing: Printing) -> None:
@@ -150,5 +177,8 @@ def _saved(directory: Path) -> str:
     except AssayError:
         finished = []
     if not finished:
-        return "No analysis had finished; nothing was saved."
-    return f"Finished and saved: {', '.join(finished)}. `assay report {directory}` makes a report of that."
+        return f"No analysis had finished; nothing was saved but pieces. `assay resume {directory}` goes on."
+    done = ", ".join(finished)
+    return (
+        f"Finished and saved: {done}. `assay resume {directory}` goes on, `assay report {directory}` shows that much."
+    )

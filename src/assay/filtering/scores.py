@@ -175,7 +175,7 @@ def quadrature(n: int, rule: Rule = "simpson") -> np.ndarray:
         (n,) float64.
 
     Raises:
-        UsageError: for an unknown rule, fewer than two points, or an even number (or less than three) for Simpson's.
+        UsageError: for an unknown rule, too few points, or an even number of them for Simpson's.
 
     Example:
         >>> (quadrature(5) * 12).round(12).tolist()
@@ -183,11 +183,11 @@ def quadrature(n: int, rule: Rule = "simpson") -> np.ndarray:
     """
     if rule not in get_args(Rule):
         raise UsageError(f"There is no rule {rule!r}.", where="rule", advice="Use 'simpson', 'trapezoid' or 'mean'.")
-    if n < 2 or (rule == "simpson" and n % 2 == 0):
+    if n < (1 if rule == "mean" else 2) or (rule == "simpson" and n % 2 == 0):
         raise UsageError(
             f"The rule {rule!r} cannot integrate over {n} thresholds.",
             where="n",
-            advice="Simpson's rule needs an odd number, at least 3; the others at least 2.",
+            advice="Simpson's rule needs an odd number, at least 3; the trapezoid at least 2.",
         )
     if rule == "mean":
         return np.full(n, 1 / n)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
-from assay.errors import UsageError
+from assay.errors import SubjectError, UsageError
 from assay.subject import Subject
 
 Granularity = Literal["tensor", "channel"]
@@ -108,8 +108,9 @@ def select_units(
         At least one unit. Parameters that share their memory are one unit, found under any of their names.
 
     Raises:
-        UsageError: for a choice that matches nothing, or when nothing is left; and with ``weight`` for layers whose
-            weight is computed from other parameters, which would be left out otherwise.
+        SubjectError: with ``weight`` for layers whose weight is computed from other parameters, which would be left out
+            otherwise.
+        UsageError: for a choice that matches nothing, or when nothing is left.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
@@ -221,7 +222,7 @@ def _refuse_computed(model: nn.Module) -> None:
         own = dict(module.named_parameters(recurse=False))
         computed = is_parametrized(module) or (isinstance(module, _ConvNd | nn.Linear) and "weight" not in own)
         if isinstance(module, LINEAR_LAYERS) and computed:
-            raise UsageError(
+            raise SubjectError(
                 "The weight of a layer is computed from other parameters, so that there is no weight to filter.",
                 where=place or type(module).__name__,
                 advice="Remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations or "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from assay.gaussian.arguments import Number, as_tensors, require_deviation
 from assay.gaussian.blocks import followed, in_blocks
-from assay.gaussian.rectified import RectifiedStatistics, distance, lower_tail, rectified, standardise
+from assay.gaussian.rectified import RectifiedStatistics, distance, lower_tail, rectified, standardise, where_uncertain
 
 
 def maximum_moments(
@@ -94,10 +94,16 @@ def _maximum_values(
 ) -> tuple[Tensor, Tensor, Tensor]:
     square = (variance1 + variance2).sub_(covariance, alpha=2).clamp_(min=0)
     std, gap = square.sqrt(), mean1 - mean2
+    largest = torch.maximum(mean1, mean2)
+    certain = largest.clone(), (gap > 0).to(gap), torch.zeros_like(gap)
+    return where_uncertain(_uncertain_maximum, certain, gap, std, largest)  # type: ignore[return-value]
+
+
+def _uncertain_maximum(gap: Tensor, std: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     probability, first, variance = lower_tail(distance(gap, std))
-    mean = torch.maximum(mean1, mean2).addcmul_(std, first)
     weight = torch.where(gap > 0, 1 - probability, probability)
-    return mean, weight, (variance - probability.square()).clamp_(min=0).mul_(square)
+    rest = (variance - probability.square()).clamp_(min=0).mul_(std).mul_(std)
+    return torch.addcmul(largest, std, first), weight, rest
 
 
 def _smoothed_maximum(

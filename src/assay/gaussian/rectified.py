@@ -8,6 +8,7 @@ reflection relu(x) = x + relu(-x).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -91,9 +92,10 @@ def _tail_by_polynomials(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Phi, g and v at -t in single precision: products of positive numbers, relative error 5e-6; 0 from t = 13 on."""
     near = t < _LAST
     t = t.clamp(max=_LAST)  # beyond, the products would be slow subnormal numbers
-    s = torch.reciprocal(t / _BEND + 1)
+    s = (t / _BEND).add_(1).reciprocal_()
     least = _BEND / (_BEND + _LAST)
-    powers = t.new_ones((len(_RATIOS), t.numel()))
+    powers = t.new_empty((len(_RATIOS), t.numel()))
+    powers[0] = 1
     torch.mul(s.reshape(-1) - (1 + least) / 2, 2 / (1 - least), out=powers[1])
     for degree in range(2, len(_RATIOS)):
         torch.mul(powers[degree // 2], powers[degree - degree // 2], out=powers[degree])
@@ -208,10 +210,48 @@ def smoothed_relu(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _relu_values(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    certain = mean.clamp(min=0), (mean > 0).to(mean), torch.zeros_like(mean)
+    return where_uncertain(_uncertain_relu, certain, mean, std)  # type: ignore[return-value]
+
+
+def _uncertain_relu(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     probability, first, variance = lower_tail(distance(mean, std))
     value = mean.clamp(min=0).addcmul_(std, first)
     rest = (variance - probability.square()).clamp_(min=0).mul_(std).mul_(std)
     return value, torch.where(mean > 0, 1 - probability, probability), rest
+
+
+def where_uncertain(
+    function: Callable[..., tuple[Tensor, ...]], certain: tuple[Tensor, ...], gap: Tensor, std: Tensor, *others: Tensor
+) -> tuple[Tensor, ...]:
+    """A function of (gap, std, *others) where the sign of a Gaussian gap is in doubt, given values elsewhere.
+
+    In single precision all tails are zero beyond 13 deviations, so the values are the same; where the noise is small
+    most units of a network lie there, and cost nothing.
+
+    Args:
+        function: elementwise, of what is given.
+        certain: its values where the sign is certain; overwritten.
+        gap: means, contiguous.
+        std: standard deviations.
+        others: what else the function takes.
+
+    Returns:
+        The function's values.
+    """
+    inputs = (gap, std, *others)
+    if gap.dtype != torch.float32:
+        return function(*inputs)
+    doubtful = ((gap.abs() >= _LAST * std) & (gap != 0)).logical_not_()  # NaN is in doubt, and a tie, which counts half
+    count = int(torch.count_nonzero(doubtful))
+    if 2 * count > gap.numel():
+        return function(*inputs)
+    if count:
+        places = doubtful.reshape(-1).nonzero().squeeze(1)
+        found = function(*(value.reshape(-1).index_select(0, places) for value in inputs))
+        for whole, part in zip(certain, found, strict=True):
+            whole.view(-1).index_copy_(0, places, part)
+    return certain
 
 
 def distance(mean: Tensor, std: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Columns for the low-rank form of the input noise. All choices give every unit an unbiased variance.
 
 On pictures with independent pixel noise the pixels are coloured: pixels of one colour, with random signs, share a
-column, and pixels closer than the tile never share one. A unit whose receptive field fits the tile has its exact
-variance (probing,
-Tang and Saad 2012), where an unstructured sketch is off by sqrt(2 / r).
+column, and pixels closer than the tile never share one (with few columns, only those of one position do). A unit whose
+receptive field fits the tile has its exact variance (probing, Tang and Saad 2012), where an unstructured sketch is off
+by sqrt(2 / r).
 
 Otherwise the columns are the directions that move the outputs most (right singular directions of the output
 Jacobian) and random orthogonal directions of the rest, scaled up. Never the top principal components of the noise:
@@ -25,6 +25,9 @@ from assay.covariance.conditioned import freed
 from assay.covariance.convolved import root, root_transposed
 from assay.covariance.functions import flat_columns, flat_rows, safe_sqrt, square_root
 
+_LARGE = 256
+"""Pixels per column from which columns too few to tell the channels apart are coloured all the same, not guided."""
+
 INNOVATION_COLUMNS = 8
 """Most columns for the noise that non-linearities make; more changed little on MobileNetV2 and EfficientNet-Lite0."""
 
@@ -44,9 +47,10 @@ class Columns(NamedTuple):
 
 
 def columns(covariance: Covariance, rank: int, guides: Callable[[], Tensor] | None = None, *, seed: int = 0) -> Columns:
-    """At most `rank` columns for the input's noise.
+    """Columns for a walk, at most `rank` in all.
 
-    Where they cannot hold it exactly, a quarter as many, at most 8, are added for the noise that non-linearities make.
+    Where they cannot hold the input's noise exactly, up to a quarter of them, at most 8, is kept for the noise that
+    non-linearities make; a colouring, whose number of columns jumps, takes precedence down to an eighth.
 
     Args:
         covariance: of the input.
@@ -57,8 +61,35 @@ def columns(covariance: Covariance, rank: int, guides: Callable[[], Tensor] | No
     Returns:
         Columns.
     """
-    reduced, exact = low_rank(covariance, rank, guides, seed=seed)
-    return Columns(reduced, exact, 0 if exact else min(INNOVATION_COLUMNS, rank // 4))
+    if _holds(covariance, rank):
+        return Columns(low_rank(covariance, rank, guides, seed=seed)[0], True, 0)
+    share = min(INNOVATION_COLUMNS, rank // 4)
+    least = min(share, max(rank // 8, 1))
+    kept = least if _colours(covariance, rank - least) else share
+    reduced, _ = low_rank(covariance, rank - kept, guides, seed=seed)
+    return Columns(reduced, False, min(share, max(rank - reduced.rank, kept)))
+
+
+def _colours(covariance: Covariance, rank: int) -> bool:
+    """Whether `low_rank` colours pixels."""
+    if isinstance(covariance, Conditioned):
+        return _colours(covariance.base, rank)
+    if isinstance(covariance, LowRankPlusDiagonal):
+        rank -= covariance.rank
+    elif not isinstance(covariance, Diagonal):
+        return False
+    return _tile(covariance.shape[1:], rank) is not None
+
+
+def _holds(covariance: Covariance, rank: int) -> bool:
+    """Whether `low_rank` with this many columns is exact."""
+    if isinstance(covariance, Conditioned):
+        return _holds(covariance.base, rank)
+    if isinstance(covariance, LowRankPlusDiagonal):
+        if not bool((covariance.rest > 0).any()):
+            return True
+        rank = max(rank - covariance.rank, 1)
+    return rank >= math.prod(covariance.shape[1:])
 
 
 def low_rank(
@@ -141,20 +172,32 @@ def _sketched(
 
 def _coloured(event: tuple[int, ...], columns: int, like: Tensor, generator: torch.Generator) -> Tensor | None:
     """(1, n, c) signed indicator columns of a tiling of (C, H, W), c <= columns; None where no 2 x 2 tile fits."""
-    if len(event) != 3:
+    tile = _tile(event, columns)
+    if tile is None:
         return None
-    channels, height, width = event
-    side = math.isqrt(columns // channels)
-    if side < 2 or min(height, width) < 3:
-        return None
-    tall, wide = min(side, height), min(columns // channels // min(side, height), width)
+    (channels, height, width), (apart, tall, wide) = event, tile
     row = torch.arange(height).reshape(1, -1, 1) % tall
     column = torch.arange(width).reshape(1, 1, -1) % wide
-    channel = torch.arange(channels).reshape(-1, 1, 1)
+    channel = torch.arange(channels).reshape(-1, 1, 1) % apart
     colour = ((channel * tall + row) * wide + column).reshape(-1)
     signs = 2 * torch.randint(0, 2, (math.prod(event),), generator=generator) - 1
-    indicator = torch.nn.functional.one_hot(colour, channels * tall * wide).to(like.dtype)
+    indicator = torch.nn.functional.one_hot(colour, apart * tall * wide).to(like.dtype)
     return (indicator * signs.to(like.dtype).unsqueeze(1)).unsqueeze(0)
+
+
+def _tile(event: tuple[int, ...], columns: int) -> tuple[int, int, int] | None:
+    """Channels, height and width of the largest tile whose pixels have a column each; None below 2 x 2."""
+    if len(event) != 3 or min(event[1:]) < 3:
+        return None
+    channels, height, width = event
+    if columns < 4 * channels and math.prod(event) >= _LARGE * columns:
+        # guided directions would hold next to nothing of the noise, and take two passes to find
+        channels = 1
+    side = math.isqrt(max(columns, 0) // channels)
+    if side < 2:
+        return None
+    tall = min(side, height)
+    return channels, tall, min(columns // channels // tall, width)
 
 
 def _normalised(columns: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ def _expected_jacobian(request: Request, seed: Tensor) -> tuple[Tensor, Tensor, 
         return (jacobian.square() * diagonal(request.covariance)).flatten(1).sum(1), jacobian, Grade.LINEARISED
     covariance, jacobian = adjoint(request, domain.steps, seed.unsqueeze(0))
     own = Grade.EXACT if start.exact else Grade.STATISTICAL
-    return covariance[:, 0, 0], jacobian[0], combine([own, domain.trust.grade_of(request.graph.output)])
+    return covariance[:, 0, 0], jacobian[0], combine([own, domain.trust.grade_of(request.walked[0].output)])
 
 
 def _shifts(request: Request, seeds: list[Tensor], sketches: int) -> list[Tensor | None]:

@@ -13,6 +13,10 @@ TIMING = "timing.json"
 GRAPH = "graph.svg"
 NODES = "nodes.json"
 RESULTS = "results"
+CONFIG = "config.toml"
+REPORT = "report.html"
+INVOCATION = "invocation.json"
+SWEEPS = "sweeps"
 
 MAXIMUM_JSON_BYTES = 512 * 2**20
 MAXIMUM_ARRAY_BYTES = 16 * 2**30

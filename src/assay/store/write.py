@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import StoreError
+from assay.results import checked
 from assay.results.atomic import discard, make_folder, publish, stage, sync_folder
 from assay.store import encode
+from assay.store.checksums import drop_checksums
 from assay.store.layout import GRAPH, MANIFEST, NODES, RESULTS, SCHEMA, TIMING, stem
 from assay.store.read import read_manifest, read_timing
 
@@ -113,6 +115,11 @@ def _result_files(result: Result, base: str) -> dict[str, bytes]:
     return contents
 
 
+def _certified(document: Mapping[str, Any], where: str) -> bytes:
+    """A document that nothing else has the checksum of: it carries its own."""
+    return checked.document(encode.plain(document, where))
+
+
 def _fingerprint(content: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
@@ -126,12 +133,13 @@ def _commit(
 ) -> None:
     make_folder(folder)
     make_folder(folder / RESULTS, refuse_link=True)
+    drop_checksums(folder)  # what changes is not complete
     documents = [(path, content) for path, content in contents.items() if not _unchanged(folder, path, content, before)]
-    documents.append((TIMING, encode.to_bytes({"schema": SCHEMA, "results": times}, TIMING)))
+    documents.append((TIMING, _certified({"schema": SCHEMA, "results": times}, TIMING)))
     interim = _without_replaced(manifest, before, contents)
     if interim is not None:
-        documents.insert(0, (MANIFEST, encode.to_bytes(interim, MANIFEST)))
-    documents.append((MANIFEST, encode.to_bytes(manifest, MANIFEST)))
+        documents.insert(0, (MANIFEST, _certified(interim, MANIFEST)))
+    documents.append((MANIFEST, _certified(manifest, MANIFEST)))
     staged: list[tuple[Path, Path]] = []
     try:
         for path, content in documents:

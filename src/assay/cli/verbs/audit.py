@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from assay.cli import job
+from assay.cli.invocation import Invocation
 from assay.cli.options import OUTPUT, Loading, Model, Printing
 from assay.cli.settings import flags_of, merged, split_commas
 from assay.config import AuditConfig
@@ -61,7 +62,8 @@ def run(
         )
     directory = output if output is not None else job.fresh_directory(DIRECTORY)
     names = split_commas(only) if only else None
-    result = job.perform(lambda: loading.load(model), directory, merged_config, only=names, printing=printing)
+    asked = Invocation.of(model, loading, names, fail_on)
+    result = job.perform(asked, directory, merged_config, printing=printing)
     return exit_code(result, fail_on)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from assay.cli import job
+from assay.cli.invocation import Invocation
 from assay.cli.options import OUTPUT, Loading, Printing
 
 
@@ -21,5 +22,5 @@ def run(
     """Audit the built-in network; findings do not change the exit code."""
     from assay.config import AuditConfig
 
-    job.perform(lambda: Loading().load("demo"), output, AuditConfig(), printing=printing)
+    job.perform(Invocation.of("demo", Loading(), None, "never"), output, AuditConfig(), printing=printing)
     return 0

@@ -27,8 +27,8 @@ def factor(request: Request) -> Moments:
 
     That is G S G^T + sum over layers of G_l e_l G_l^T, G_l the expected Jacobian from layer l to the outputs.
 
-    Cost: about that of a plain forward pass of r + 10 samples, and as many reverse passes as wanted outputs. Memory:
-    0.8 to 1.4 times that of such a forward pass (ResNet-50, VGG-19). Nothing grows with the square of a layer's width.
+    Cost: time and memory of a plain forward pass of r + 10 samples at most (ResNet-50, VGG-19; docs/moments.md), and as
+    many reverse passes as wanted outputs. Nothing grows with the square of a layer's width.
 
     Returns:
         Moments; statistical unless the columns represent the noise exactly.
@@ -37,7 +37,7 @@ def factor(request: Request) -> Moments:
     result, domain, recorder = walk(request, start)
     covariance, _ = adjoint(request, domain.steps, request.seeds(result.mean.shape[1]))
     own = Grade.EXACT if start.exact and (domain.disturbance is None or domain.disturbance.whole) else Grade.STATISTICAL
-    grade = combine([own, domain.trust.grade_of(request.graph.output)])
+    grade = combine([own, domain.trust.grade_of(request.walked[0].output)])
     return Moments(
         request.pick(result.mean),
         covariance,
@@ -55,7 +55,8 @@ def _columns(request: Request) -> Columns:
     noise = request.covariance
     if isinstance(noise, Diagonal) and not noise.variance.requires_grad and not bool((noise.variance > 0).any()):
         return Columns(LowRankPlusDiagonal(noise.variance.new_zeros((0, *noise.shape)), noise.variance), True, 0)
-    return columns(noise, request.rank, lambda: _guides(request), seed=request.seed)
+    most = min(_GUIDED, max(request.rank // 2, 1))  # at most half of the columns are guided
+    return columns(noise, request.rank, lambda: _guides(request, most), seed=request.seed)
 
 
 def walk(
@@ -68,36 +69,44 @@ def walk(
     Returns:
         The output's element, the domain with its steps, and the rows per layer.
     """
-    graph, covariance = request.graph, start.covariance
+    (graph, folded), covariance = request.walked, start.covariance
     disturbance = Disturbance(graph, request.noise_on, request.rank if sources else 0) if request.noise_on else None
     domain = FactorDomain(
-        fallback=request.fallback, record=record, innovation_columns=start.innovation, disturbance=disturbance
+        fallback=request.fallback,
+        record=record,
+        innovation_columns=start.innovation,
+        disturbance=disturbance,
+        folded=folded,
     )
     extra = start.innovation + (disturbance.columns if disturbance is not None else 0)
     if extra:
         room = covariance.factor.new_zeros((extra, *covariance.shape))
         covariance = LowRankPlusDiagonal(torch.cat([covariance.factor, room]), covariance.rest)
+    else:
+        domain.keep(covariance.factor)  # the caller's
     recorder = LayerRecorder(domain.trust, request.subject.graph)
     covered = not covariance.rest.requires_grad and not bool((covariance.rest != 0).any())
-    element = FactorElement(graph.input, request.mean, covariance, covered=covered)
-    result = forward(graph, domain, {graph.input: element}, batch=request.mean.shape[0], observe=recorder)
+    given = {graph.input: FactorElement(graph.input, request.mean, covariance, covered=covered)}
+    del covariance  # the input's columns go after their last use
+    domain.given = given
+    result = forward(graph, domain, given, batch=request.mean.shape[0], observe=recorder)
     if isinstance(result, Tensor):  # an output that no noise reaches
         zero = torch.zeros_like(result)
         result = FactorElement(graph.output, result, LowRankPlusDiagonal(zero.unsqueeze(0)[:0], zero))
     return result, domain, recorder
 
 
-def _guides(request: Request) -> Tensor:
-    """Rows (k, B, ...) of the output Jacobian at the mean, for the wanted outputs (or the largest)."""
+def _guides(request: Request, most: int) -> Tensor:
+    """Rows (k, B, ...) of the output Jacobian at the mean, for the wanted outputs (or the largest), at most so many."""
     outputs, pullback = request.probe.vjp(request.mean)
     wanted = request.outputs
     count = outputs.shape[1]
-    if wanted is None and count > _GUIDED:
-        wanted = outputs.topk(_GUIDED, dim=1).indices
+    if wanted is None and count > most:
+        wanted = outputs.topk(most, dim=1).indices
     if wanted is None:
         seeds = torch.eye(count, dtype=request.mean.dtype).unsqueeze(1).expand(count, len(outputs), count)
     else:
-        seeds = torch.nn.functional.one_hot(wanted[:, :_GUIDED], count).to(request.mean.dtype).transpose(0, 1)
+        seeds = torch.nn.functional.one_hot(wanted[:, :most], count).to(request.mean.dtype).transpose(0, 1)
     return torch.stack([pullback(seed) for seed in seeds])
 
 
@@ -121,9 +130,9 @@ def adjoint(request: Request, steps: list[Step], seeds: Tensor) -> tuple[Tensor,
             total = total + flat_rows(cotangents * step.innovation).mT @ flat_rows(cotangents)
         total = accumulate(total, step.sources, cotangents, tied)
 
-    reached = backward(steps, request.graph.output, seeds, visit)
+    reached = backward(steps, request.walked[0].output, seeds, visit)
     total = untie(total, tied)
-    jacobian = reached.get(request.graph.input)
+    jacobian = reached.get(request.walked[0].input)
     if jacobian is None:
         jacobian = request.mean.new_zeros((seeds.shape[0], *request.mean.shape))
     return total + project(request.covariance, jacobian, jacobian), jacobian

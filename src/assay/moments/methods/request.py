@@ -13,6 +13,7 @@ from assay.covariance import Covariance
 from assay.errors import CaptureError
 from assay.graph import Graph, evaluate, fold_batch_norms, lower_composites, lower_max_pools, pool_before_activation
 from assay.moments.domain import Fallback
+from assay.moments.folding import Folded, fold_on_the_way
 from assay.moments.sources import NOTHING, Sources, leaf_of, with_activation_noise
 from assay.probe import Probe
 from assay.subject import Subject
@@ -30,6 +31,10 @@ def read_nodes(graph: Graph) -> Graph:
     return graph.replace_nodes(
         tuple(node for node in graph if node.name in wanted or node.op in ("input", "parameter"))
     )
+
+
+def _lowered(graph: Graph) -> Graph:
+    return lower_composites(lower_max_pools(pool_before_activation(graph)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +83,13 @@ class Request:
     @cached_property
     def graph(self) -> Graph:
         """The captured graph with batch norms folded, max pools moved before activations and lowered to maxima."""
-        captured = self.captured if self.noise_on else fold_batch_norms(self.captured)
-        return lower_composites(lower_max_pools(pool_before_activation(captured)))
+        return _lowered(self.captured if self.noise_on else fold_batch_norms(self.captured))
+
+    @cached_property
+    def walked(self) -> tuple[Graph, Mapping[str, Folded]]:
+        """The same for one walk: weights are folded where they are used, and what those are made of, by layer."""
+        graph, folded = (self.captured, {}) if self.noise_on else fold_on_the_way(self.captured)
+        return _lowered(graph if self.noise_on else fold_batch_norms(graph)), folded
 
     @cached_property
     def probe(self) -> Probe:

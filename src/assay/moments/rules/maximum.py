@@ -12,6 +12,7 @@ from assay.interpret import Gains, JacobianMap
 from assay.moments.rules.piecewise import rectified_left
 from assay.moments.rules.table import TABLE
 from assay.moments.smoothed import Blocks, Kernel, Operands, Smoothed
+from assay.moments.streamed import Blend
 
 
 @TABLE.rule("maximum", grade=Grade.CLOSED_FORM)
@@ -39,8 +40,8 @@ def _extreme(operands: Operands, sign: float) -> Smoothed:
         gap_std = safe_sqrt(variances[0] + variances[1] - 2 * operands.covariance(0, 1))
         return rectified_left(gap, gap_std, standardise(first - second, gap_std))
 
-    shapes = [operands.mean(0).shape, operands.mean(1).shape]
-    return Smoothed(mean if sign > 0 else -mean, Gains(weight, 1 - weight, shapes=shapes), innovation, Kernel(pairs))
+    blend = Blend(weight, [operands.mean(0).shape, operands.mean(1).shape])
+    return Smoothed(mean if sign > 0 else -mean, blend, innovation, Kernel(pairs))
 
 
 def _against_constant(operands: Operands, sign: float) -> Smoothed:

@@ -1,0 +1,109 @@
+"""How long a filtering sweep will take: measured on a few variants of a few units, carried over by operations."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from assay.attacks import attacked
+from assay.filtering.job import FilteringJob, Runner
+from assay.filtering.variants import Variants
+
+UNITS = 5
+MEASURED_OPERATIONS = 1e10
+"""Operations of one measurement, about: a fraction of a second."""
+SCREENED = 0.5
+"""Share of the variants that a static screen lets through, as seen on small networks (15 to 25 of 45 cells)."""
+SEARCH = 18
+"""Attacks that the search for epsilon makes: 12 bisections, and a few halvings before them."""
+
+
+def seconds_of(job: FilteringJob, workers: int = 1) -> float:
+    """Wall time of a sweep on this machine as it is now.
+
+    A few variants of up to five units are run on part of the data, clean, attacked once and attacked anew; seconds per
+    operation are carried over to the other units, between those measured on straight lines. Of a screen half is
+    assumed to pass; early stopping is not foreseen.
+
+    Args:
+        job: the sweep; nothing of it is kept.
+        workers: processes at once.
+
+    Returns:
+        Seconds. Grade: sampled; other work on the machine changes it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
+        runner = Runner(job)
+        every = list(job.variants())
+        costs = [job.cost(each, static=True) for each in every]
+        picked = _spread(costs)
+        total = _baseline(job, runner)
+        for static in (True, False)[: job.stages - 1]:
+            rates = [_rate(job, every[place], static) for place in picked]
+            for place, variants in enumerate(every):
+                rate = float(np.interp(place, picked, rates))
+                share = SCREENED if not static and job.config.mode == "screen" else 1.0
+                count = len(variants.needed(list(variants.rows)))
+                total += share * rate * job.cost(variants, static) * count
+    finally:
+        torch.set_num_threads(before)
+    return total / max(1, min(workers, (os.cpu_count() or 1) // job.threads))
+
+
+def _spread(costs: list[float]) -> list[int]:
+    """Units to measure: first, last, and some between."""
+    return sorted({round(place) for place in np.linspace(0, len(costs) - 1, min(UNITS, len(costs)))})
+
+
+def _rate(job: FilteringJob, variants: Variants, static: bool) -> float:
+    """Seconds per operation of a unit's variants."""
+    rows = variants.needed(list(variants.rows))
+    if not rows:
+        return 0.0
+    each = job.cost(variants, static)  # of one variant on all samples
+    samples = len(job.x)
+    part = int(min(samples, max(256, samples * MEASURED_OPERATIONS / (4 * each))))
+    count = int(min(len(rows), max(4, MEASURED_OPERATIONS / (each * part / samples))))
+    small = replace(job, x=job.x[:part], y=job.y[:part])
+    runner = Runner(small)
+    chosen = [rows[place] for place in np.linspace(0, len(rows) - 1, count).round().astype(int).tolist()]
+
+    def run() -> None:
+        if not static:
+            runner.attacked(variants, chosen, small.x, small.y, 0.01)
+            return
+        runner.outputs(variants, chosen, small.x, small.y)
+        if job.same_attack_first:
+            runner.outputs(variants, chosen, small.x, small.y)
+
+    return _timed(run, lambda: runner.outputs(variants, chosen[:1], small.x[:2], small.y[:2])) / (
+        each * len(chosen) * part / samples
+    )
+
+
+def _baseline(job: FilteringJob, runner: Runner) -> float:
+    """Seconds of the unfiltered network and of the search for epsilon."""
+    if job.attack is None:
+        return 0.0
+    part = job.x[: min(len(job.x), runner.size)]
+    labels = job.y[: len(part)]
+
+    def run() -> None:
+        attacked(job.attack_with(0.01), job.subject, part, labels, bounds=job.bounds)
+
+    searches = SEARCH if job.config.epsilon == "auto" else 1
+    return searches * _timed(run, run) * len(job.x) / len(part)
+
+
+def _timed(run: Callable[[], object], warm: Callable[[], object]) -> float:
+    warm()
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
