@@ -1,6 +1,7 @@
 """A sweep on a real Ray cluster of two nodes on this machine, one of which is killed on the way."""
 
 import importlib.util
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     import ray
     from ray.cluster_utils import Cluster
 
+    handler = signal.getsignal(signal.SIGTERM)
     options = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=options)
     cluster.second = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
@@ -34,6 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # Ray leaves its own
 
 
 def test_a_node_dies(cluster, tmp_path: Path):
@@ -65,3 +68,14 @@ def test_errors_and_deaths_on_a_cluster(cluster, tmp_path: Path):
         run(Failing(**quick), directory=tmp_path, executor="ray")
     with pytest.raises(SubjectError, match="'product 3' ended its worker 3 times"):
         run(Deadly(**quick), directory=tmp_path / "deadly", executor="ray")
+
+
+def test_a_cluster_of_our_own_is_started_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import ray
+
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    handler = signal.getsignal(signal.SIGTERM)
+    found = run(Products(count=4), directory=tmp_path, executor="ray")
+    assert flat(found) == flat(run(Products(count=4)))
+    assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) == handler

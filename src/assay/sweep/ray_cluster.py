@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -35,7 +37,10 @@ class RayCluster:
         self._ours = not ray.is_initialized()
         if self._ours:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+            before = signal.getsignal(signal.SIGTERM)
             ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray puts a handler of its own there
         self._threads = threads
         self._remote: dict[Callable[..., Any], Any] = {}
         self._sent: dict[Future[Any], Any] = {}
