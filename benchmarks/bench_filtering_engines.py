@@ -227,8 +227,10 @@ def main() -> None:
     parser.add_argument("--engine", default="auto", help="auto, incremental, batched or naive")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--images", type=int, default=100, help="of ResNet-18")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th weight of ResNet-18")
-    parser.add_argument("--masks", type=int, default=5, help="thresholds of ResNet-18, of 75; the other cases take all")
+    parser.add_argument("--every", type=int, default=5, help="take every n-th of the 21 weights of ResNet-18")
+    parser.add_argument(
+        "--masks", type=int, default=25, help="thresholds of ResNet-18, of 75; the other cases take all"
+    )
     parser.add_argument("--quick", action="store_true", help="one pair on little data, to see that it runs")
     parser.add_argument("--out", type=Path, help="file for the ratios, as JSON")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -170,19 +170,19 @@ def photos(subject: Subject, folder: Path, count: int) -> Data:
 # -------------------------------------------------------------------------------------------------------------- sweep
 
 
-def sweep(case: Case, sources: Sources, images: int, n: int, kept: Path | None) -> dict[str, Any]:
+def sweep(case: Case, sources: Sources, images: int, n: int, kept: Path | None, workers: int) -> dict[str, Any]:
     """Run one sweep and say everything about it in plain values."""
     subject = sources.subject(case, images)
     assert subject.data is not None
     resumed = kept is not None and kept.exists()
-    begin = time.process_time()
+    begin = processor_seconds()
     config = configured(n=n, inputs=images, mode="screen" if case.main else "static", tau=case.screen, seed=0)
     job = job_of(subject, config)
     work = sum(item.cost for item in job.items(1, {}))
     print(f"{case.key}: {work:.3g} operations before the screen", flush=True)
-    done = run(job, directory=kept)
+    done = run(job, directory=kept, workers=workers)
     result = assembled(job, done).rescored(tau=TAU)
-    seconds = time.process_time() - begin
+    seconds = processor_seconds() - begin
     facts = facts_of(case.architecture, case.data, case.seed, case.epoch, sources.weights) if case.epoch else {}
     counts = {
         kind: sum(len(done[name]["rows"]) for name in done if name.startswith(kind)) for kind in ("static", "adaptive")
@@ -210,6 +210,12 @@ def sweep(case: Case, sources: Sources, images: int, n: int, kept: Path | None) 
         "gains": [{"unit": unit} | asdict(gain) for unit, gain in result.gains(attack="static").items()],
         "warnings": sorted({warning for scores in result.scores.values() for warning in scores.warnings}),
     }
+
+
+def processor_seconds() -> float:
+    """CPU time of this process and of the workers that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def cells(result: FilteringResult) -> Iterator[dict[str, Any]]:
@@ -279,6 +285,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of photos NNN.jpg of class NNN; without it left out")
     parser.add_argument("--weights", type=Path, default=FOLDER, help="folder of the trained weights")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of names of sweeps")
+    parser.add_argument("--workers", type=int, default=1, help="processes; networks from examples need 1")
     parser.set_defaults(out=FOLDER)
     arguments = arguments_of(parser)
     if arguments.quick and arguments.out == FOLDER:
@@ -299,7 +306,8 @@ def main() -> None:
             found = json.loads(file.read_text(encoding="utf-8"))
         else:
             images, n = (16, 3) if arguments.quick else (case.images, 25)
-            found = sweep(case, sources, images, n, None if arguments.quick else arguments.out / "runs" / case.key)
+            kept = None if arguments.quick else arguments.out / "runs" / case.key
+            found = sweep(case, sources, images, n, kept, arguments.workers)
             write_atomic(file, json.dumps(found, indent=1) + "\n")
         everything[case.key] = found
         numbers = [f"{found[name]:.3f}" for name in ("clean", "adversarial")] + [f"{found['epsilon']:.4f}"]

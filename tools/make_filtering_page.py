@@ -127,9 +127,22 @@ def classes(results: Results) -> str:
             found = per_unit(sweep, split, reference=reference)
             count = Counter(cell["label"] for cell in found)
             width = median(cell["high"] - cell["low"] for cell in found)
-            name = f"{sweep['title']}, {sweep['data']}"
-            rows.append((name, split, reference, *(str(count[label]) for label in CLASSES), f"{width:.3f}"))
+            rows.append((named(sweep), split, reference, *(str(count[label]) for label in CLASSES), f"{width:.3f}"))
     return table(columns, rows)
+
+
+def reattacked(sweep: dict[str, Any]) -> tuple[list[Cell], list[Cell]]:
+    """Differences of the cells that were attacked anew: with the static attack, and with the adaptive one."""
+    groups = [
+        {
+            (cell["unit"], cell["filter"]): cell
+            for cell in cells(sweep, attack=attack, split="difference", reference="compressed")
+            if cell["filter"] != "mean"
+        }
+        for attack in ("static", "adaptive")
+    ]
+    both = [key for key in groups[0] if key in groups[1]]
+    return [groups[0][key] for key in both], [groups[1][key] for key in both]
 
 
 @made
@@ -141,31 +154,80 @@ def adaptive(results: Results) -> str:
     )  # fmt: skip
     rows = []
     for sweep in results.main:
-        tau = sweep["tau"]
-        names = [name for name in sweep["filters"] if name != "mean"]
-        static = {
-            (cell["unit"], cell["filter"]): cell
-            for cell in cells(sweep, attack="static", split="difference", reference="compressed")
-            if cell["filter"] in names
-        }
-        anew = {
-            (cell["unit"], cell["filter"]): cell
-            for cell in cells(sweep, attack="adaptive", split="difference", reference="compressed")
-            if cell["filter"] in names
-        }
-        above = [key for key in static if key in anew]
-        stay = sum(anew[key]["score"] > tau for key in above)
-        fall = sum(anew[key]["score"] < -tau for key in above)
-        shift = [anew[key]["score"] - static[key]["score"] for key in above]
-        labelled = [sum(group[key]["label"] == "antifragile" for key in above) for group in (static, anew)]
+        tau, (static, anew) = sweep["tau"], reattacked(sweep)
+        shift = [after["score"] - before["score"] for before, after in zip(static, anew, strict=True)]
         rows.append(
             (
-                f"{sweep['title']}, {sweep['data']}", str(len(static)),
-                f"{len(above)}: {sweep['screen']:g}", str(stay), str(fall),
-                signed(median(shift)) if shift else "", *map(str, labelled),
+                named(sweep), str(len(sweep["units"]) * (len(sweep["filters"]) - 1)),
+                f"{len(anew)}: {sweep['screen']:g}",
+                str(sum(cell["score"] > tau for cell in anew)), str(sum(cell["score"] < -tau for cell in anew)),
+                signed(median(shift)) if shift else "",
+                *(str(sum(cell["label"] == "antifragile" for cell in group)) for group in (static, anew)),
             )
         )  # fmt: skip
     return table(columns, rows)
+
+
+@made
+def summary(results: Results) -> str:
+    """The sentences of the page that hold numbers."""
+    sweeps = results.main
+    total = len(sweeps)
+    static, anew = ([cell for sweep in sweeps for cell in reattacked(sweep)[which]] for which in (0, 1))
+    tau = sweeps[0]["tau"]
+    antifragile = [sum(cell["label"] == "antifragile" for cell in group) for group in (static, anew)]
+    attacked = [cell["label"] for sweep in sweeps for cell in per_unit(sweep, "adversarial")]
+    alone = [cell["label"] for sweep in sweeps for cell in per_unit(sweep, "adversarial", reference="unfiltered")]
+    robust = sum(cell["label"] == "robust" for sweep in sweeps for split in SPLITS for cell in per_unit(sweep, split))
+    firsts = [per_unit(sweep, "clean")[0]["label"] for sweep in sweeps]
+    gains = [gain for sweep in sweeps for gain in sweep["gains"]]
+    rank = {split: [with_depth(sweep, split)[0] for sweep in sweeps] for split in SPLITS}
+    above, below = (sum(sign * cell["score"] > tau for cell in anew) for sign in (1, -1))
+    chosen, held = (median(gain[name] for gain in gains) for name in ("chosen", "held_out"))
+    lines = [
+        f"- **The attack decides.** Of {len(static)} cells that look antifragile by S_diff under the static attack and "
+        f"were attacked anew, {above} stay above {tau:g} and {below} fall below -{tau:g}; by their intervals, "
+        f"{antifragile[0]} were antifragile before and {antifragile[1]} are afterwards.",
+        "- **Early layers carry the clean performance.** The rank correlation of S_clean with depth is "
+        f"{span(rank['clean'])} over the {total} sweeps, and the first layer is fragile in "
+        f"{firsts.count('fragile')} of them. For S_adv (static) it is {span(rank['adversarial'])}, for S_diff "
+        f"{span(rank['difference'])}.",
+        f"- **The reference decides, too.** Against what is left of the unit, {attacked.count('antifragile')} of "
+        f"{len(attacked)} units are antifragile under the static attack; against the unfiltered network "
+        f"{alone.count('antifragile')} are, and {alone.count('fragile')} are fragile.",
+        f"- **Single thresholds.** {sum(gain['chosen'] > 1 for gain in gains)} of {len(gains)} units have a threshold "
+        f"that beats the unfiltered network under the static attack on the half it was chosen on, with p = "
+        f"{chosen:.2f} in the middle; on the other half it is {held:.2f}, and the interval lies above 1 for "
+        f"{sum(gain['antifragile'] for gain in gains)}.",
+        f"- **Robust** in the strict sense (the whole interval within {tau:g}) are {robust} of "
+        f"{len(attacked) * len(SPLITS)} unit scores: so few pictures cannot show that something does not matter.",
+    ]
+    kinds = dict.fromkeys(group["kind"] for group in results.comparisons)
+    for kind in kinds:
+        found = [group for group in results.comparisons if group["kind"] == kind]
+        ranges = [
+            f"{span([pair['spearman'] for group in found for pair in group['splits'][split]['pairs']])} ({split})"
+            for split in SPLITS
+        ]
+        lines.append(f"- **{kind.capitalize()}**: rank correlations of unit scores are {', '.join(ranges)}.")
+    return "\n".join(lines)
+
+
+def span(values: Sequence[float]) -> str:
+    """Smallest and largest of some correlations."""
+    low, high = f"{min(values):+.2f}", f"{max(values):+.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def named(sweep: dict[str, Any]) -> str:
+    """Network and data."""
+    return f"{sweep['title']}, {sweep['data']}"
+
+
+def with_depth(sweep: dict[str, Any], split: str) -> tuple[float, float]:
+    """Rank correlation of scores with the order of the units, and the probability of one so large by chance."""
+    found = spearmanr(range(len(sweep["units"])), [cell["score"] for cell in per_unit(sweep, split)])
+    return float(found.statistic), float(found.pvalue)
 
 
 @made
@@ -185,11 +247,11 @@ def depth(results: Results) -> str:
     for sweep in results.main:
         for split in SPLITS:
             found = per_unit(sweep, split)
-            correlation, probability = spearmanr(range(len(found)), [cell["score"] for cell in found])
+            correlation, probability = with_depth(sweep, split)
             ordered = sorted(found, key=lambda cell: cell["score"])
             rows.append(
                 (
-                    f"{sweep['title']}, {sweep['data']}", split, f"{correlation:+.2f}", f"{probability:.2g}",
+                    named(sweep), split, f"{correlation:+.2f}", f"{probability:.2g}",
                     shown(found[0]), shown(found[-1]),
                     *(", ".join(f"`{cell['unit']}`" for cell in few) for few in (ordered[:2], ordered[:-3:-1])),
                 )
@@ -239,7 +301,7 @@ def held_out(results: Results) -> str:
         gains = sweep["gains"]
         rows.append(
             (
-                f"{sweep['title']}, {sweep['data']}", "static", str(len(gains)),
+                named(sweep), "static", str(len(gains)),
                 str(sum(gain["chosen"] > 1 for gain in gains)), str(sum(gain["held_out"] > 1 for gain in gains)),
                 str(sum(gain["antifragile"] for gain in gains)), f"{median(gain['chosen'] for gain in gains):.2f}",
                 f"{median(gain['held_out'] for gain in gains):.2f}",
@@ -267,7 +329,7 @@ def units(results: Results) -> str:
             again = shown(anew[unit]) if unit in anew else ""
             rows.append((f"`{unit}`", shown(clean), shown(attacked), interval, shown(difference), again))
         titles = ("unit", "S_clean", "S_adv static", "95 %", "S_diff static", "S_adv adaptive")
-        summary = f"{sweep['title']}, {sweep['data']}: {len(rows)} units"
+        summary = f"{named(sweep)}: {len(rows)} units"
         parts.append(f"<details><summary>{summary}</summary>\n\n{table(titles, rows)}\n\n</details>")
     return "\n\n".join(parts)
 
@@ -296,7 +358,7 @@ def draw(results: Results, file: Path) -> None:
             colour = COLOURS.get(cell["label"], "0.5")
             axis.plot([index, index], [cell["low"], cell["high"]], color=colour, linewidth=1)
             axis.plot(index, cell["score"], "o", color=colour, markersize=3.5)
-        axis.set_title(f"{sweep['title']}, {sweep['data']}", fontsize=9)
+        axis.set_title(named(sweep), fontsize=9)
         axis.tick_params(labelsize=7)
     for axis in axes.flat[len(sweeps) :]:
         axis.axis("off")

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from tests.unit.test_filtering_retraining import NETWORK, VALIDATION
 from tests.support.untouched import assert_same, state_of
+from tests.unit.test_filtering_retraining import NETWORK, VALIDATION
 from torch import nn
 from torch.func import functional_call
 
@@ -73,6 +73,18 @@ def test_more_room_more_harm_and_batches_do_not_matter():
     for less, row, same in zip(small, ROWS, parts, strict=True):
         assert less.rise < row.rise
         assert same.rise == pytest.approx(row.rise, rel=1e-3)
+
+
+def test_the_worst_point_of_the_path_is_kept():
+    """Long steps leap about in the ball; a longer path of the same steps can only find worse."""
+    paths = [
+        robust_criticality(NETWORK, VALIDATION, epsilon=0.05, include="8", steps=steps, step_size=1.0, alpha=0.5)[
+            0
+        ].rise
+        for steps in range(1, 7)
+    ]
+    assert paths == sorted(paths)
+    assert paths[0] > 0
 
 
 def test_a_unit_without_influence_is_not_critical():
