@@ -13,7 +13,6 @@ from assay.errors import UsageError
 from assay.grade import Grade
 from assay.load import load_subject
 from assay.moments import GaussianAttack, attack, propagate
-from assay.moments.gaussian_attack import wilson
 from assay.preprocess import Preprocessing
 from assay.subject import Data, Subject
 
@@ -230,14 +229,6 @@ class TestOtherModels:
     def test_an_unknown_noise_has_no_rate(self, found: GaussianAttack) -> None:
         with pytest.raises(KeyError, match="mean alone"):
             found.rate("salt")
-
-
-@pytest.mark.parametrize(
-    ("share", "count", "low", "high"), [(0.0, 10, 0.0, 0.2775), (0.5, 100, 0.4038, 0.5962), (1.0, 10, 0.7225, 1.0)]
-)
-def test_wilson(share: float, count: int, low: float, high: float) -> None:
-    """Textbook values (Brown, Cai, DasGupta, Statistical Science 2001)."""
-    assert wilson(share, count) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_inputs_are_searched_on_their_own(digits: Subject, pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

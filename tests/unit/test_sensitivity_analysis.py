@@ -17,7 +17,6 @@ from assay.grade import Grade
 from assay.load.demo import demo_data, demo_model
 from assay.results import Result, Status
 from assay.sensitivity import SensitivityConfig, analyse, condition_number
-from assay.sensitivity.analysis import wilson
 from assay.subject import Data, Subject
 
 QUICK = SensitivityConfig(inputs=12, random_directions=20, attack_steps=8, attack_random_starts=1, sections=())
@@ -265,10 +264,3 @@ def test_refused_settings(settings: dict) -> None:
 
 def test_settings_are_described() -> None:
     assert all(field.description for field in SensitivityConfig.model_fields.values())
-
-
-def test_wilson_interval() -> None:
-    low, high = wilson(0.5, 10)
-    assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-    assert wilson(1.0, 10)[1] == 1.0
-    assert wilson(1.0, 10)[0] == pytest.approx(0.7225, abs=1e-4)

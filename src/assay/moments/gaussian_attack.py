@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from assay.covariance import Diagonal
 from assay.errors import CaptureError, UsageError
 from assay.grade import Grade, combine
+from assay.intervals import wilson
 from assay.moments.answers import output_index
 from assay.moments.basis import columns
 from assay.moments.batches import activations, slices
@@ -431,19 +432,3 @@ def _rate(noise: str, shares: Tensor, draws: int) -> FoolingRate:
         return FoolingRate(noise, math.nan, math.nan, math.nan, 0)
     rate = float(shares.mean())
     return FoolingRate(noise, rate, *wilson(rate, trials), trials)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share seen in `count` independent trials (E. B. Wilson, 1927).
-
-    Returns:
-        Lower and upper end.
-
-    Example:
-        >>> [round(end, 3) for end in wilson(0.5, 100)]
-        [0.404, 0.596]
-    """
-    z = 1.959963984540054
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -9,6 +9,7 @@ import numpy as np
 
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
+from assay.intervals import wilson
 from assay.results import Quantity, Result
 from assay.sensitivity.config import SensitivityConfig
 from assay.sensitivity.effort import fitted
@@ -168,11 +169,3 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
 def _over_inputs(values: np.ndarray, grade: Grade, label: str, unit: str = "") -> Quantity:
     low, middle, high = percentiles(values)
     return Quantity(middle, grade, unit, label, low, high, BAND)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share seen in `count` independent trials."""
-    z = 1.959963984540054
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return (0.0 if share == 0 else centre - half), (1.0 if share == 1 else centre + half)
