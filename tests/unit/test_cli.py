@@ -18,6 +18,7 @@ from assay.cli.failures import flag_of
 from assay.cli.program import verbs
 from assay.cli.verbs.audit import exit_code
 from assay.config import AuditConfig, read_config
+from assay.filtering.config import FAITHFUL
 from assay.results import Audit, Finding, Result, Status
 from assay.store import open_run
 
@@ -102,8 +103,19 @@ def fields() -> list[tuple[str, str]]:
     ]
 
 
+LEGAL = {
+    ("filtering", "n"): 27,  # odd
+    ("filtering", "replacements"): ("rerandomise",),
+    ("filtering", "include"): ("layer1.*",),
+    ("filtering", "exclude"): ("head",),
+    ("filtering", "epsilon"): 0.5,
+}
+
+
 def other_value(section: str, name: str) -> Any:
     """A legal value that is not the default."""
+    if (section, name) in LEGAL:
+        return LEGAL[section, name]
     field = AuditConfig.model_fields[section].annotation.model_fields[name]  # type: ignore[union-attr]
     kind, default = field.annotation, field.default
     if get_args(kind) and all(isinstance(choice, str) for choice in get_args(kind)):
@@ -204,7 +216,8 @@ def test_flag_and_toml_mean_the_same(section: str, name: str, configured, tmp_pa
     assert by_flag == by_file
     assert getattr(getattr(by_flag, section), name) == value
     untouched = by_flag.model_dump()
-    untouched[section][name] = AuditConfig().model_dump()[section][name]
+    for changed in (name, *(FAITHFUL if name == "faithful" else ())):  # a preset sets others along
+        untouched[section][changed] = AuditConfig().model_dump()[section][changed]
     assert untouched == AuditConfig().model_dump()
 
 
@@ -239,7 +252,7 @@ def test_an_audit_leaves_a_complete_directory(finished):
     assert finished.code == 0
     assert {"run.json", "report.html", "config.toml", "results"} <= {each.name for each in finished.directory.iterdir()}
     run = open_run(finished.directory)
-    assert list(run.results) == ["moments", "sensitivity"]
+    assert list(run.results) == ["moments", "sensitivity", "filtering"]
     assert not run.left_out
     config = read_config(finished.directory / "config.toml")
     assert (config.moments.inputs, config.sensitivity.attack_steps) == (2, 2)
@@ -266,7 +279,7 @@ def test_json_is_one_document(finished, tmp_path: Path, capsys: pytest.CaptureFi
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "assay-audit"
     assert (document["directory"], document["report"]) == (str(finished.directory), str(page))
-    assert set(document["results"]) == {"moments", "sensitivity"}
+    assert set(document["results"]) == {"moments", "sensitivity", "filtering"}
 
 
 def test_quiet_prints_nothing(finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -314,7 +327,7 @@ def test_demo_from_the_shell(run_cli, tmp_path: Path):
     done = run_cli("demo")
     assert done.returncode == 0, done.stderr
     assert "Report: assay-demo/report.html" in done.stdout
-    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity"}
+    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity", "filtering"}
     assert nothing_but_text(done.stdout + done.stderr)
 
 

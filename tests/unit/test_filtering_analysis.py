@@ -439,7 +439,7 @@ def test_the_report_section_is_complete():
 
 
 def test_configuration_of_the_command_line():
-    assert FilteringConfig(faithful=True).clamp is False
+    assert FilteringConfig(faithful=True).ignore_bounds
     assert FilteringConfig().mode == "screen"
 
 

@@ -123,7 +123,8 @@ def test_tables_follow_the_numbers() -> None:
             cell(unit, score, label, filter="high", split="difference", attack=attack)
             for unit, score, label in zip("abc", scores, labels, strict=False)
         ]
-    sweep = {"title": "N", "data": "D", "tau": 0.02, "screen": 0.02, "filters": ["high", "mean"], "cells": found}
+    sweep = {"title": "N", "data": "D", "tau": 0.02, "screen": 0.02, "filters": ["high", "mean"], "units": list("abc"),
+             "cells": found}  # fmt: skip
     results = PAGE.Results.__new__(PAGE.Results)
     results.sweeps, results.comparisons = [sweep | {"main": True}, sweep | {"main": False}], []
     rows = PAGE.classes(results).splitlines()[2:]

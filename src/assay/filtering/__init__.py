@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from assay.filtering.comparison import compare as compare
     from assay.filtering.comparison import labelled as labelled
     from assay.filtering.config import FilteringConfig as FilteringConfig
+    from assay.filtering.criticality import least_critical as least_critical
+    from assay.filtering.criticality import robust_criticality as robust_criticality
     from assay.filtering.early import Decision as Decision
     from assay.filtering.early import decide as decide
     from assay.filtering.held_out import Gain as Gain
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from assay.filtering.replacements import rerandomised as rerandomised
     from assay.filtering.report import examine as examine
     from assay.filtering.result import FilteringResult as FilteringResult
+    from assay.filtering.retraining import Retraining as Retraining
+    from assay.filtering.retraining import retrain as retrain
     from assay.filtering.scores import Score as Score
     from assay.filtering.scores import UnitScores as UnitScores
     from assay.filtering.scores import label_of as label_of
@@ -55,6 +59,7 @@ __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
         "analysis": ("analyse", "job_of"),
         "comparison": ("Comparison", "Labelled", "compare", "labelled"),
         "config": ("FilteringConfig",),
+        "criticality": ("least_critical", "robust_criticality"),
         "early": ("Decision", "decide"),
         "held_out": ("Gain", "held_out_gain"),
         "ideal": ("FILTERS", "is_degenerate", "masks", "stress", "thresholds"),
@@ -65,6 +70,7 @@ __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
         "report": ("examine",),
         "replacements": ("reinitialised", "rerandomised"),
         "result": ("FilteringResult",),
+        "retraining": ("Retraining", "retrain"),
         "scores": ("Score", "UnitScores", "label_of", "quadrature", "score"),
         "units": ("Unit", "select_units"),
         "variants": ("Variants", "variants_of"),

@@ -14,7 +14,7 @@ FAITHFUL: dict[str, Any] = {
     "scope": "layer",
     "attack": "fgsm",
     "mode": "adaptive",
-    "clamp": False,
+    "ignore_bounds": True,
     "normalise": "first",
     "rule": "simpson",
 }
@@ -61,7 +61,7 @@ class FilteringConfig(BaseModel):
         float | Literal["auto"],
         Field(description="Size of the attack in units of the data; auto halves the accuracy of the unfiltered model."),
     ] = "auto"
-    clamp: Annotated[bool, Field(description="Keep attacked inputs inside the data's legal range.")] = True
+    ignore_bounds: Annotated[bool, Field(description="Let attacked inputs leave the data's legal range.")] = False
     mode: Annotated[
         Literal["static", "adaptive", "both", "screen"],
         Field(

@@ -32,7 +32,7 @@ ITEM_OPERATIONS = 1e12
 """Operations of one item, about: what a crash can lose, some tens of seconds."""
 _DECIDING = (
     "inputs", "n", "filters", "replacements", "replacement_draws", "domain", "cover", "scope", "granularity", "include",
-    "exclude", "attack", "attack_steps", "epsilon", "clamp", "mode", "engine", "precision", "batch_size",
+    "exclude", "attack", "attack_steps", "epsilon", "ignore_bounds", "mode", "engine", "precision", "batch_size",
     "classes_only", "seed",
 )  # fmt: skip
 _SCREENING = ("tau", "level", "draws", "normalise", "rule")

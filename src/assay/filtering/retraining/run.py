@@ -53,8 +53,8 @@ def retrain(
     """Retrain only some units of a network from its present state, and compare with what any continuation would do.
 
     The published idea (Pravin, Martino, Nicosia, Ojha, Artificial Intelligence 327, 2024, 104060) is to retrain the
-    robust and antifragile parameters alone. Where it was tried with controls, on small networks, it was no better than
-    plain continuation or a random choice of equal size (see docs/retraining.md); so these run by default:
+    robust and antifragile parameters alone. Tried with controls on small networks, it was never shown to be better than
+    plain continuation, and sometimes worse (docs/retraining.md); so the controls run by default:
 
     - ``all``: every unit, plain continuation;
     - ``selective``: the chosen units;
