@@ -75,7 +75,9 @@ def test_quadrature(n, rule):
     assert quadrature(n, rule).sum() == pytest.approx(1, abs=1e-14)  # a curve of 1 gives +1, whatever the filter
 
 
-@pytest.mark.parametrize(("n", "rule"), [(24, "simpson"), (2, "simpson"), (1, "trapezoid"), (0, "mean"), (25, "romberg")])
+@pytest.mark.parametrize(
+    ("n", "rule"), [(24, "simpson"), (2, "simpson"), (1, "trapezoid"), (0, "mean"), (25, "romberg")]
+)
 def test_quadrature_refuses(n, rule):
     with pytest.raises(UsageError):
         quadrature(n, rule)
