@@ -248,7 +248,7 @@ GROUPS: tuple[tuple[str, str, Match, tuple[str, ...]], ...] = (
     ("data", "SqueezeNet v1.1", "name", ("squeezenet1_1-fashion-seed0-epoch9", "squeezenet1_1-photos")),
     (
         "architectures",
-        "the four on Fashion-MNIST, by relative depth",
+        "those on Fashion-MNIST, by relative depth",
         "depth",
         tuple(case.key for case in CASES if case.main and case.data == "fashion"),
     ),
