@@ -433,3 +433,10 @@ def test_unit_counts_of_the_published_networks(name, count):
     with torch.device("cpu"):
         model = getattr(torchvision.models, name)(weights=None)
     assert len(select_units(model)) == count
+
+
+def test_weights_without_memory_are_not_taken_for_one_another():
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+        network[2].weight = network[0].weight
+    assert [unit.aliases for unit in select_units(network)] == [("0.weight", "2.weight"), ("1.weight",)]

@@ -157,6 +157,22 @@ def input_gradient(target: Target, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
         if not total.requires_grad:
             return torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(total, point, allow_unused=True)
+    return checked_gradient(gradient, x)
+
+
+def checked_gradient(gradient: Tensor | None, x: Tensor) -> Tensor:
+    """What automatic differentiation gave, as numbers that can be used.
+
+    Args:
+        gradient: by the input; None where the output does not depend on it.
+        x: (B, ...) the input.
+
+    Returns:
+        The gradient, detached, or zeros.
+
+    Raises:
+        NumericalError: for NaN or infinity, naming the sample.
+    """
     if gradient is None:
         return torch.zeros_like(x)
     finite = torch.isfinite(gradient.flatten(1)).all(1)

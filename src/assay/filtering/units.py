@@ -177,8 +177,9 @@ def _tied(owned: list[_Owned]) -> list[list[_Owned]]:
     groups: dict[tuple, list[_Owned]] = {}
     for entry in owned:
         tensor = entry.parameter
-        empty = id(tensor) if not tensor.numel() else 0  # empty tensors share no memory, though their address is equal
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), str(tensor.device), tensor.dtype, empty)
+        # Empty tensors, and those of the meta device, have no memory: their addresses are equal all the same.
+        own = id(tensor) if not tensor.numel() or not tensor.data_ptr() else 0
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), str(tensor.device), tensor.dtype, own)
         groups.setdefault(key, []).append(entry)
     return list(groups.values())
 

@@ -35,7 +35,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
     renamed: dict[str, str] = {}
     for norm in graph:
         layer = nodes.get(norm.inputs[0] or "") if norm.op == "batch_norm" else None
-        if layer is None or readers[layer.name] != 1 or layer.name == graph.output or not _foldable(graph, layer, norm):
+        if layer is None or readers[layer.name] != 1 or layer.name == graph.output or not foldable(graph, layer, norm):
             continue
         weight, bias = _folded(graph, layer, norm)
         leaves[layer.name] = []
@@ -75,7 +75,8 @@ def without_unread_parameters(graph: Graph) -> Graph:
     )
 
 
-def _foldable(graph: Graph, layer: Node, norm: Node) -> bool:
+def foldable(graph: Graph, layer: Node, norm: Node) -> bool:
+    """Whether a batch norm can become part of the layer that it reads: fixed weights for the same channels."""
     fixed = (*layer.inputs[1:], *norm.inputs[1:])
     channels_last = layer.op == "linear" and len(layer.spec.shape) != 2  # the norm's channels are not the layer's
     return (
@@ -86,18 +87,22 @@ def _foldable(graph: Graph, layer: Node, norm: Node) -> bool:
     )
 
 
-def _folded(graph: Graph, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer followed by the norm."""
-    value = {name: graph.parameters[name] for name in (*layer.inputs[1:], *norm.inputs[1:]) if name is not None}
-    weight = value[layer.inputs[1] or ""]
-    old = value[layer.inputs[2]] if len(layer.inputs) > 2 and layer.inputs[2] is not None else None
-    gamma, beta, mean, variance = (None if name is None else value[name] for name in norm.inputs[1:5])
+def scale_and_shift(graph: Graph, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
+    """Factor per channel of the layer's weights, and the bias of the layer followed by the norm."""
+    old = graph.parameters[layer.inputs[2]] if len(layer.inputs) > 2 and layer.inputs[2] is not None else None
+    gamma, beta, mean, variance = (None if name is None else graph.parameters[name] for name in norm.inputs[1:5])
     assert variance is not None
     scale = torch.rsqrt(variance + norm.attributes["eps"])
     scale = scale if gamma is None else scale * gamma
     shift = torch.zeros_like(scale) if old is None else old
     shift = (shift if mean is None else shift - mean) * scale
-    shift = shift if beta is None else shift + beta
+    return scale, shift if beta is None else shift + beta
+
+
+def _folded(graph: Graph, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer followed by the norm."""
+    weight = graph.parameters[layer.inputs[1] or ""]
+    scale, shift = scale_and_shift(graph, layer, norm)
     if layer.op != "conv_transpose":
         return weight * scale.reshape((-1,) + (1,) * (weight.dim() - 1)), shift
     groups = layer.attributes.get("groups", 1)

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from assay.graph import Graph, Node, TensorSpec
+from assay.graph.fold import foldable, scale_and_shift
 from assay.interpret import OperatorMap
-
-_LAYERS = frozenset({"linear", "conv"})
 
 
 class Rescaled:
@@ -83,10 +81,12 @@ def fold_on_the_way(graph: Graph) -> tuple[Graph, Mapping[str, Folded]]:
     renamed: dict[str, str] = {}
     for norm in graph:
         layer = nodes.get(norm.inputs[0] or "") if norm.op == "batch_norm" else None
-        if layer is None or readers[layer.name] != 1 or layer.name == graph.output or not _foldable(graph, layer, norm):
+        if layer is None or readers[layer.name] != 1 or layer.name == graph.output or not foldable(graph, layer, norm):
+            continue
+        if layer.op == "conv_transpose":  # its channels are not the first axis of its weights
             continue
         weight = graph.parameters[layer.inputs[1] or ""]
-        scale, shift = _affine(graph, layer, norm)
+        scale, shift = scale_and_shift(graph, layer, norm)
         leaves = {"scale": scale.reshape((-1,) + (1,) * (weight.dim() - 1)), "bias": shift}
         # named as capture names parameters: no distribution reaches them
         names = {role: f"p_{layer.name}_folded_{role}" for role in ("scale", "weight", "bias")}
@@ -108,26 +108,3 @@ def fold_on_the_way(graph: Graph) -> tuple[Graph, Mapping[str, Folded]]:
         order.append(replace(node, inputs=tuple(renamed.get(read or "", read) for read in node.inputs)))
     output = renamed.get(graph.output, graph.output)
     return replace(graph, nodes=tuple(order), output=output, parameters=parameters), folded
-
-
-def _foldable(graph: Graph, layer: Node, norm: Node) -> bool:
-    fixed = (*layer.inputs[1:], *norm.inputs[1:])
-    channels_last = layer.op == "linear" and len(layer.spec.shape) != 2  # the norm's channels are not the layer's
-    return (
-        layer.op in _LAYERS
-        and not channels_last
-        and layer.inputs[0] in graph.dependent
-        and all(name is None or name in graph.parameters for name in fixed)
-    )
-
-
-def _affine(graph: Graph, layer: Node, norm: Node) -> tuple[Tensor, Tensor]:
-    """Factor per channel, and the bias of the layer followed by the norm."""
-    old = graph.parameters[layer.inputs[2]] if len(layer.inputs) > 2 and layer.inputs[2] is not None else None
-    gamma, beta, mean, variance = (None if name is None else graph.parameters[name] for name in norm.inputs[1:5])
-    assert variance is not None
-    scale = torch.rsqrt(variance + norm.attributes["eps"])
-    scale = scale if gamma is None else scale * gamma
-    shift = torch.zeros_like(scale) if old is None else old
-    shift = (shift if mean is None else shift - mean) * scale
-    return scale, shift if beta is None else shift + beta

@@ -7,8 +7,9 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from assay.errors import StoreError
 
@@ -42,11 +43,23 @@ def stage(target: Path, content: str | bytes) -> Path:
     Raises:
         StoreError: when that fails; the temporary file is gone again.
     """
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     payload = content.encode() if isinstance(content, str) else content
+    return stage_with(target, lambda handle: handle.write(payload))
+
+
+def stage_with(target: Path, write: Callable[[IO[bytes]], object]) -> Path:
+    """`stage` for content that is written piece by piece: `write` gets the open file.
+
+    Returns:
+        Path of the temporary file.
+
+    Raises:
+        StoreError: when that fails; the temporary file is gone again.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as handle:
-            handle.write(payload)
+            write(handle)
             handle.flush()
             os.fsync(handle.fileno())
     except OSError as error:

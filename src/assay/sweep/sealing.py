@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from assay.errors import StoreError
 from assay.results import checked
-from assay.results.atomic import discard, publish, refuse, stage, sync_folder
+from assay.results.atomic import discard, publish, refuse, stage, stage_with, sync_folder
 from assay.store.checksums import fingerprint
 from assay.sweep import arrays
 from assay.sweep.folder import ABOUT, MANIFEST, PARTS, SCHEMA, TABLE, TIMES, clear
@@ -109,7 +109,7 @@ def _stage_part(target: Path, part: Sequence[_Source]) -> Path:
             for array in _read(root, one.key).values():
                 handle.write(arrays.packed(array).tobytes())
 
-    return _staged(target, write)
+    return stage_with(target, write)
 
 
 def _stored(kind: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...], int]:
@@ -143,22 +143,6 @@ def _stage_table(target: Path, entries: Sequence[Entry], rows: Mapping[str, Row]
     except sqlite3.Error as error:
         discard(temporary)
         refuse(OSError(errno.ENOSPC if "full" in str(error) else errno.EIO, str(error)), target)
-    return temporary
-
-
-def _staged(target: Path, write: Callable[[IO[bytes]], None]) -> Path:
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "xb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        discard(temporary)
-        refuse(error, target)
-    except BaseException:
-        discard(temporary)
-        raise
     return temporary
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from assay.attacks import Attack, fgsm
-from assay.attacks.target import Bounds, Loss, check_outputs, chunk_size, inside, loss_of
-from assay.errors import NumericalError
+from assay.attacks.target import Bounds, Loss, check_outputs, checked_gradient, chunk_size, inside, loss_of
 from assay.filtering.engines.program import Program, Region, Values, run
 
 
@@ -99,13 +98,4 @@ class CleanPoint:
             if not total.requires_grad:
                 return torch.zeros_like(point)
             (gradient,) = torch.autograd.grad(total, point, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            return torch.zeros_like(point)
-        finite = torch.isfinite(gradient.flatten(1)).all(1)
-        if not bool(finite.all()):
-            raise NumericalError(
-                "The gradient of the loss is NaN or infinite.",
-                where=f"sample {int((~finite).nonzero()[0])} of the batch",
-                advice="Check the weights and the scale of this input.",
-            )
-        return gradient.detach()
+        return checked_gradient(gradient, point)
