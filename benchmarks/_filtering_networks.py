@@ -53,12 +53,12 @@ class Pictures:
         return self.test_inputs[picked], self.test_labels[picked]
 
 
-def fashion(folder: Path = FASHION) -> Pictures:
-    """Fashion-MNIST, (60000 + 10000, 1, 32, 32): 28 x 28 pixels with a black edge of two all round."""
+def fashion(folder: Path = FASHION, *, edge: int = 2) -> Pictures:
+    """Fashion-MNIST, (60000 + 10000, 1, 32, 32): 28 x 28 pixels with a black edge of two (or so many) all round."""
     parts: list[Tensor] = []
     for kind in ("train", "t10k"):
         pixels = _idx(folder / f"{kind}-images-idx3-ubyte.gz")
-        parts.append(nn.functional.pad(torch.from_numpy(pixels).float()[:, None] / 255, (2, 2, 2, 2)))
+        parts.append(nn.functional.pad(torch.from_numpy(pixels).float()[:, None] / 255, [edge] * 4))
         parts.append(torch.from_numpy(_idx(folder / f"{kind}-labels-idx1-ubyte.gz")).long())
     return Pictures(*parts)
 

@@ -25,12 +25,12 @@ from bench_moments_scale import peak_bytes
 from scipy.stats import binomtest
 
 from assay.cli.memory import keep_freed_memory
+from assay.norms.maps import Effort
+from assay.norms.table import layer_norms
 from assay.sensitivity.bits import Verified, bit_widths, score
 from assay.sensitivity.bits.problem import Problem
 from assay.sensitivity.bits.verify import compare
 from assay.sensitivity.condition import condition_numbers
-from assay.sensitivity.norms.maps import Effort
-from assay.sensitivity.norms.table import layer_norms
 from assay.sensitivity.roundoff import IntegerFormat, Precision, layer_exponent_bits, prepared_graph, simulate
 from assay.sensitivity.roundoff.estimate import roundoff_error
 from assay.subject import Subject

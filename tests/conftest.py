@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Name bytes after their argument: an archive holds the time of its making, and every worker must collect one list."""
+    """Name bytes after their argument: an archive holds the time it was made, and all workers must collect one list."""
     return argname if isinstance(val, bytes) else None
 
 

@@ -12,12 +12,13 @@ def lazily(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[
 
     Args:
         package: dotted name of the package.
-        names: public names by the submodule that defines them.
+        names: public names by the submodule that defines them; a module elsewhere in assay by its full name.
 
     Returns:
         A module-level `__getattr__` that imports a name's submodule on first use, and the list of names.
     """
-    home = {name: f"{package}.{module}" for module, group in names.items() for name in group}
+    full = {module: module if module.startswith("assay.") else f"{package}.{module}" for module in names}
+    home = {name: full[module] for module, group in names.items() for name in group}
 
     def get(name: str) -> Any:
         if name not in home:

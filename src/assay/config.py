@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from assay.boundary.config import BoundaryConfig
 from assay.errors import UsageError
 from assay.filtering.config import FilteringConfig
 from assay.moments.config import MomentsConfig
@@ -27,6 +28,9 @@ class AuditConfig(BaseModel):
     filtering: Annotated[
         FilteringConfig, Field(description="Which weights the network depends on: fragile, robust, antifragile.")
     ] = FilteringConfig()
+    boundary: Annotated[
+        BoundaryConfig, Field(description="Where decisions flip, how the boundary bends, what that gives away.")
+    ] = BoundaryConfig()
 
 
 def read_config(path: str | Path) -> AuditConfig:

@@ -12,8 +12,8 @@ from tests.support.layers import largest, unrolled
 from torch import nn
 
 from assay.errors import UsageError
-from assay.sensitivity.norms import operator_norm
-from assay.sensitivity.norms.maps import Effort
+from assay.norms import operator_norm
+from assay.norms.maps import Effort
 
 METHODS = ("auto", "lanczos", "kernel", "fourier", "gram")
 

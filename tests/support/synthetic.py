@@ -177,6 +177,7 @@ def moments(nodes: list[tuple[str, str, str]], seed: int = 0) -> Result:
             "digits": digits,
             "maps": maps,
             "photo": generator.random((24, 24, 3)),
+            "regions": numpy.add.outer(numpy.arange(20) // 7, numpy.arange(20) // 5) % len(CLASSES),
             "confusion": _confusion(generator),
         },
         figures=(
@@ -245,6 +246,24 @@ def moments(nodes: list[tuple[str, str, str]], seed: int = 0) -> Result:
                     "x_label": "label under noise",
                     "y_label": "clean label",
                     "percent": True,
+                },
+            ),
+            Figure(
+                "regions",
+                "Class regions in a plane",
+                "Areas say which class is given there; lines are decision boundaries.",
+                {
+                    "panels": [
+                        {
+                            "array": "regions",
+                            "extent": [-1.0, 1.0, -1.0, 1.0],
+                            "points": [{"x": 0.0, "y": 0.5, "label": "input 0"}],
+                            "title": "",
+                            "x_label": "distance",
+                            "y_label": "distance",
+                        }
+                    ],
+                    "names": list(CLASSES),
                 },
             ),
             Figure(

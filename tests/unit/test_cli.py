@@ -252,7 +252,7 @@ def test_an_audit_leaves_a_complete_directory(finished):
     assert finished.code == 0
     assert {"run.json", "report.html", "config.toml", "results"} <= {each.name for each in finished.directory.iterdir()}
     run = open_run(finished.directory)
-    assert list(run.results) == ["moments", "sensitivity", "filtering"]
+    assert list(run.results) == ["moments", "sensitivity", "filtering", "boundary"]
     assert not run.left_out
     config = read_config(finished.directory / "config.toml")
     assert (config.moments.inputs, config.sensitivity.attack_steps) == (2, 2)
@@ -279,7 +279,7 @@ def test_json_is_one_document(finished, tmp_path: Path, capsys: pytest.CaptureFi
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "assay-audit"
     assert (document["directory"], document["report"]) == (str(finished.directory), str(page))
-    assert set(document["results"]) == {"moments", "sensitivity", "filtering"}
+    assert set(document["results"]) == {"moments", "sensitivity", "filtering", "boundary"}
 
 
 def test_quiet_prints_nothing(finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -327,7 +327,7 @@ def test_demo_from_the_shell(run_cli, tmp_path: Path):
     done = run_cli("demo")
     assert done.returncode == 0, done.stderr
     assert "Report: assay-demo/report.html" in done.stdout
-    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity", "filtering"}
+    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity", "filtering", "boundary"}
     assert nothing_but_text(done.stdout + done.stderr)
 
 

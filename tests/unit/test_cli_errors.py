@@ -347,7 +347,7 @@ def test_model_that_cannot_be_captured(refused, capsys: pytest.CaptureFixture[st
     assert place in shown.out.replace("\n", "")
     assert "control flow" in shown.out
     assert "Traceback" not in shown.err
-    assert set(open_run("assay-audit").results) == {"moments", "sensitivity", "filtering"}
+    assert set(open_run("assay-audit").results) == {"moments", "sensitivity", "filtering", "boundary"}
     refused([*arguments, "--strict"], UNUSABLE, place, "control flow")
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import NumericalError, SubjectError, UsageError
+from assay.norms.golub_kahan import largest_singular, start_vector
 from assay.probe import Probe
-from assay.sensitivity.golub_kahan import largest_singular, start_vector
 from assay.sensitivity.jacobian import JacobianOperator, frobenius_squared_sampled
 
 

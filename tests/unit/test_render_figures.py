@@ -37,7 +37,7 @@ def lines(count: int, **more) -> Figure:
 
 
 def test_all_kinds_are_covered():
-    assert {f.kind for _, f in EVERY} == {"lines", "scatter", "bars", "histogram", "heatmaps", "matrix"}
+    assert {f.kind for _, f in EVERY} == {"lines", "scatter", "bars", "histogram", "heatmaps", "matrix", "regions"}
 
 
 @pytest.mark.parametrize(("arrays", "figure"), EVERY, ids=lambda x: getattr(x, "title", ""))
@@ -135,10 +135,13 @@ def test_what_is_not_finite_is_left_out_and_counted():
         ("heatmaps", {"panels": [{"array": "thin", "title": "t"}] * 50, "columns": 50}),
         ("matrix", {"array": "big", "row_labels": [str(i) for i in range(300)], "column_labels": [], "percent": True}),
         ("matrix", {"array": "nan", "row_labels": ["a"], "column_labels": ["b"], "percent": False}),
+        ("regions", {"panels": [{"array": "one", "extent": [0, 1, 0, 1]}], "names": []}),
+        ("regions", {"panels": [{"array": "two", "extent": [0, 1, 0, 1], "points": [{"x": 9, "y": 9}]}] * 9}),
     ],
 )
 def test_edge_cases_draw(kind, data):
     arrays = {"nan": numpy.full((3, 3), numpy.nan), "thin": numpy.ones((1, 700)), "big": numpy.eye(300)}
+    arrays |= {"one": numpy.zeros((2, 3), int), "two": numpy.arange(30).reshape(5, 6)}
     assert len(inline(Figure(kind, "edge", "", data), arrays)) < 120_000
 
 
@@ -152,6 +155,8 @@ def test_edge_cases_draw(kind, data):
         ("heatmaps", {"panels": [{"array": "absent"}]}),
         ("heatmaps", {"panels": [{"array": "four"}]}),
         ("matrix", {"array": "text"}),
+        ("regions", {"panels": []}),
+        ("regions", {"panels": [{"array": "four", "extent": [0, 1, 0, 1]}]}),
         ("bars", {"labels": ["a"], "series": [{"label": "s", "values": [1, 2]}]}),
     ],
 )

@@ -10,14 +10,14 @@ from tests.support.inputs import calls, numbers, seeded
 from tests.support.layers import GAINS
 from torch import Tensor, nn
 
+from assay.certified.chain import averaged, eclipse
+from assay.certified.slopes import Slopes, slopes
+from assay.certified.stretch import Stretch
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import Node, TensorSpec
 from assay.sensitivity import condition_numbers
 from assay.sensitivity.bounds import lipschitz_bound
-from assay.sensitivity.bounds.chain import averaged, eclipse
-from assay.sensitivity.bounds.slopes import Slopes, slopes
-from assay.sensitivity.bounds.stretch import Stretch
 
 
 def dense(*matrices: Tensor, bias: bool = False) -> nn.Sequential:

@@ -10,6 +10,7 @@ import torch
 from tests.support.inputs import calls, close, numbers, seeded
 from torch import Tensor, nn
 
+from assay.certified.slopes import slopes_between
 from assay.errors import NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import OPERATORS, Node, TensorSpec, evaluate
@@ -29,7 +30,6 @@ from assay.sensitivity.bounds import (
     stages,
     theorem_a,
 )
-from assay.sensitivity.bounds.slopes import slopes_between
 
 
 def sines(first: int, last: int) -> Tensor:

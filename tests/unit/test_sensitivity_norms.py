@@ -12,11 +12,11 @@ from torch import nn
 
 from assay.errors import AssayError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
-from assay.sensitivity.norms import convolution_bound, gram_norm, operator_norm
-from assay.sensitivity.norms.fourier import bounds as fourier_bounds
-from assay.sensitivity.norms.fourier import symbol
-from assay.sensitivity.norms.maps import Effort
-from assay.sensitivity.norms.modules import describe
+from assay.norms import convolution_bound, gram_norm, operator_norm
+from assay.norms.fourier import bounds as fourier_bounds
+from assay.norms.fourier import symbol
+from assay.norms.maps import Effort
+from assay.norms.modules import describe
 
 # layer, size of the image, norm by an independent computation (None: the dense matrix is the only witness)
 CASES = {

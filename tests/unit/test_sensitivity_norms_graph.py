@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from assay.errors import SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import Graph, capture, evaluate_node
-from assay.sensitivity.norms import layer_norms, node_norm, norm_cost, operator_norm
-from assay.sensitivity.norms.maps import Effort
+from assay.norms import layer_norms, node_norm, norm_cost, operator_norm
+from assay.norms.maps import Effort
 
 
 def traced(model: nn.Module, *shape: int) -> Graph:

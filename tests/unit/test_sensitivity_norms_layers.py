@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from assay.errors import SubjectError, UsageError
 from assay.grade import Grade
-from assay.sensitivity.norms import activation_gain, local_norm, operator_norm
-from assay.sensitivity.norms.gains import largest_slope
-from assay.sensitivity.norms.maps import Effort, Matrix
-from assay.sensitivity.norms.modules import describe
+from assay.norms import activation_gain, local_norm, operator_norm
+from assay.norms.gains import largest_slope
+from assay.norms.maps import Effort, Matrix
+from assay.norms.modules import describe
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_softmax(logits: tuple[float, ...], norm: float) -> None:
 
 
 def test_local_norm_of_large_maps_is_a_lower_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assay.sensitivity.norms.local.MATRIX_LIMIT", 10_000)
+    monkeypatch.setattr("assay.norms.local.MATRIX_LIMIT", 10_000)
     weight = waves(210, 200)
 
     def function(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from assay.attacks.deepfool import deepfool
 from assay.attacks.projected import fgsm, pgd
 from assay.attacks.target import Bounds, Model, Target, checked_batch, chunk_size, inside, target_of
 from assay.errors import NumericalError, UsageError
@@ -32,22 +33,29 @@ class Attack(Protocol):
         ...
 
 
-NAMED: Mapping[str, Callable[..., Tensor]] = {"fgsm": fgsm, "pgd": pgd, "pgd-l2": partial(pgd, norm="l2")}
+NAMED: Mapping[str, Callable[..., Tensor]] = {
+    "fgsm": fgsm,
+    "pgd": pgd,
+    "pgd-l2": partial(pgd, norm="l2"),
+    "deepfool": deepfool,
+}
 
 
 def attack_of(attack: str | Attack, *, epsilon: float | None = None, **settings: Any) -> Attack:
     """An attack by name, or any function (model, x, y) -> x_adv, with its settings filled in.
 
     Args:
-        attack: ``fgsm``, ``pgd``, ``pgd-l2``, or a function.
+        attack: ``fgsm``, ``pgd``, ``pgd-l2``, ``deepfool``, or a function.
         epsilon: size of the change. A function gets it as the keyword `epsilon`; None leaves it to the function.
+            ``deepfool`` finds the size itself and takes none.
         **settings: further keywords, such as steps=40.
 
     Returns:
         A function of (model, x, y).
 
     Raises:
-        UsageError: for an unknown name, a named attack without epsilon, or a function that does not take the keywords.
+        UsageError: for an unknown name, a named attack without the epsilon it needs, or keywords that the attack does
+            not take.
 
     Example:
         >>> attack_of("fgsm", epsilon=0.5)(lambda x: x, torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
@@ -60,7 +68,7 @@ def attack_of(attack: str | Attack, *, epsilon: float | None = None, **settings:
             where="attack",
             advice=f"Use one of {', '.join(NAMED)}, or a function (model, x, y) -> attacked x.",
         )
-    if isinstance(attack, str) and epsilon is None:
+    if isinstance(attack, str) and epsilon is None and _takes(function, "epsilon"):
         raise UsageError(
             f"The attack {attack!r} needs an epsilon.", where="epsilon", advice="Give one, or find it by auto_epsilon."
         )

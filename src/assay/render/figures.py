@@ -23,7 +23,7 @@ def draw(figure: Figure, arrays: Mapping[str, Any], *, title: bool = True, notes
     """Draw one figure of a result.
 
     Args:
-        figure: what to draw. Its `kind` names a function of `assay.render.kinds` or `assay.render.pictures`.
+        figure: what to draw. Its `kind` names a function of `assay.render.kinds`, `pictures` or `regions`.
         arrays: the result's arrays, which heat maps and matrices refer to by key.
         title: whether the title stands above the drawing.
         notes: collects what was thinned out; with `notes.compact` long series are thinned for a small file.
@@ -41,7 +41,7 @@ def draw(figure: Figure, arrays: Mapping[str, Any], *, title: bool = True, notes
     """
     from matplotlib.figure import Figure as Drawing
 
-    from assay.render import kinds, pictures
+    from assay.render import kinds, pictures, regions
 
     drawings = {
         "lines": kinds.lines,
@@ -50,6 +50,7 @@ def draw(figure: Figure, arrays: Mapping[str, Any], *, title: bool = True, notes
         "histogram": kinds.histogram,
         "heatmaps": pictures.heatmaps,
         "matrix": pictures.matrix,
+        "regions": regions.regions,
     }
     if figure.kind not in drawings:
         raise ValueError(f"figure {figure.title!r}: unknown kind {figure.kind!r}; known are {sorted(drawings)}")

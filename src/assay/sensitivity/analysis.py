@@ -9,6 +9,7 @@ import numpy as np
 
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
+from assay.inputs import Progress
 from assay.intervals import wilson
 from assay.results import Quantity, Result
 from assay.sensitivity.config import SensitivityConfig
@@ -16,7 +17,6 @@ from assay.sensitivity.effort import fitted
 from assay.sensitivity.evidence import Evidence, collect, percentiles
 from assay.sensitivity.figures import figures
 from assay.sensitivity.findings import findings
-from assay.sensitivity.inputs import Progress
 from assay.sensitivity.layers import layer_report
 from assay.sensitivity.sections import SECTIONS, Context, Section
 from assay.sensitivity.tables import class_table, input_table, largest_excess, size_table

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.inputs import prepared
 from assay.sensitivity.bits.margins import (
     LEVELS,
     bits_by_bisection,
@@ -24,7 +25,6 @@ from assay.sensitivity.bits.margins import (
     margin_bits,
     quantiles,
 )
-from assay.sensitivity.inputs import prepared
 from assay.sensitivity.roundoff import Accumulation, Precision, precision, prepared_graph
 from assay.sensitivity.roundoff.estimate import first_order_coefficients, roundoff_error
 from assay.sensitivity.roundoff.simulation import Simulator

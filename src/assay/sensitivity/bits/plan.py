@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
+from assay.inputs import prepared
 from assay.sensitivity.bits.budget import as_budget
 from assay.sensitivity.bits.choose import LAYER_ERROR, Chooser, Point
 from assay.sensitivity.bits.problem import Problem, calibrated_activations
 from assay.sensitivity.bits.scores import score
 from assay.sensitivity.bits.verify import Verified, verify
-from assay.sensitivity.inputs import prepared
 from assay.subject import Data, Subject
 
 if TYPE_CHECKING:

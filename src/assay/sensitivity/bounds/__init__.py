@@ -1,7 +1,8 @@
 """How much a change of the input can change the output: a ladder from guaranteed and loose to tight and first order.
 
 `lipschitz_bound` holds for all inputs and any size of change; `certified_ball` for all changes up to a radius around an
-input; `stage_norms` and `condition_number` are first order at an input. `ladder` puts them side by side.
+input; both live in `assay.certified`. `stage_norms` and `condition_number` are first order at an input. `ladder` puts
+them side by side.
 """
 
 from typing import TYPE_CHECKING
@@ -9,18 +10,20 @@ from typing import TYPE_CHECKING
 from assay._lazy import lazily
 
 if TYPE_CHECKING:
-    from assay.sensitivity.bounds.ball import CertifiedBall as CertifiedBall
-    from assay.sensitivity.bounds.ball import certified_ball as certified_ball
+    from assay.certified import CertifiedBall as CertifiedBall
+    from assay.certified import CertifiedRadius as CertifiedRadius
+    from assay.certified import LipschitzBound as LipschitzBound
+    from assay.certified import bound_graph as bound_graph
+    from assay.certified import certified_ball as certified_ball
+    from assay.certified import certified_radius as certified_radius
+    from assay.certified import lipschitz_bound as lipschitz_bound
     from assay.sensitivity.bounds.componentwise import componentwise_condition as componentwise_condition
     from assay.sensitivity.bounds.componentwise import infinity_condition as infinity_condition
     from assay.sensitivity.bounds.conditions import ChainConditions as ChainConditions
     from assay.sensitivity.bounds.conditions import chain_conditions as chain_conditions
-    from assay.sensitivity.bounds.global_bound import LipschitzBound as LipschitzBound
-    from assay.sensitivity.bounds.global_bound import lipschitz_bound as lipschitz_bound
     from assay.sensitivity.bounds.local_norms import layer_norm_jacobian_norm as layer_norm_jacobian_norm
     from assay.sensitivity.bounds.local_norms import rms_norm_jacobian_norm as rms_norm_jacobian_norm
     from assay.sensitivity.bounds.local_norms import softmax_jacobian_norm as softmax_jacobian_norm
-    from assay.sensitivity.bounds.prepared import bound_graph as bound_graph
     from assay.sensitivity.bounds.rungs import Ladder as Ladder
     from assay.sensitivity.bounds.rungs import Rung as Rung
     from assay.sensitivity.bounds.rungs import ladder as ladder
@@ -33,13 +36,19 @@ if TYPE_CHECKING:
 __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
     __name__,
     {
-        "ball": ("CertifiedBall", "certified_ball"),
+        "assay.certified": (
+            "CertifiedBall",
+            "CertifiedRadius",
+            "LipschitzBound",
+            "bound_graph",
+            "certified_ball",
+            "certified_radius",
+            "lipschitz_bound",
+        ),
         "componentwise": ("componentwise_condition", "infinity_condition"),
         "conditions": ("ChainConditions", "chain_conditions"),
-        "global_bound": ("LipschitzBound", "lipschitz_bound"),
         "rungs": ("Ladder", "Rung", "ladder"),
         "local_norms": ("layer_norm_jacobian_norm", "rms_norm_jacobian_norm", "softmax_jacobian_norm"),
-        "prepared": ("bound_graph",),
         "stage": ("Stage", "StageNorms", "stage_norms", "stages"),
         "theorem": ("theorem_a",),
     },

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
-from assay.sensitivity.inputs import checked_outputs, prepared, rows_per_pass
+from assay.inputs import checked_outputs, prepared, rows_per_pass
 from assay.sensitivity.jacobian import JacobianOperator, check_connected
 from assay.subject import Subject
 

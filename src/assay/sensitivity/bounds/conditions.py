@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from assay.certified.global_bound import Norm, graph_bound, norm_name
+from assay.certified.prepared import bound_graph
 from assay.errors import NumericalError, UnsupportedOperator
 from assay.grade import Grade
-from assay.sensitivity.bounds.global_bound import Norm, graph_bound, norm_name
-from assay.sensitivity.bounds.prepared import bound_graph
+from assay.inputs import prepared
 from assay.sensitivity.bounds.stage import stages, values_at
 from assay.sensitivity.condition import check_outputs_nonzero
-from assay.sensitivity.inputs import prepared
 from assay.subject import Subject
 
 

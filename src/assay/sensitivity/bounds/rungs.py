@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assay.certified.ball import graph_balls
+from assay.certified.global_bound import METHODS, LipschitzBound, graph_bound
+from assay.certified.prepared import bound_graph
 from assay.errors import NumericalError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import Graph
-from assay.sensitivity.bounds.ball import graph_balls
-from assay.sensitivity.bounds.global_bound import METHODS, LipschitzBound, graph_bound
-from assay.sensitivity.bounds.prepared import bound_graph
+from assay.inputs import prepared
 from assay.sensitivity.bounds.stage import stage_norms, stages
 from assay.sensitivity.condition import ConditionNumbers, check_outputs_nonzero, condition_numbers
-from assay.sensitivity.inputs import prepared
 from assay.subject import Subject
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp
 
+from assay.certified.layer_gain import WEIGHTED
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.graph import OPERATORS, BatchSize, Graph, Node, evaluate
+from assay.inputs import rows_per_pass
+from assay.norms.golub_kahan import largest_singular
 from assay.probe import Probe
-from assay.sensitivity.bounds.layer_gain import WEIGHTED
-from assay.sensitivity.golub_kahan import largest_singular
-from assay.sensitivity.inputs import rows_per_pass
 from assay.sensitivity.jacobian import JacobianOperator
 
 Mask = Literal["rows", "both"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from assay.graph import Graph, Node, evaluate_node
-from assay.sensitivity.inputs import power_of_two_near
+from assay.inputs import power_of_two_near
 from assay.sensitivity.parameters.samples import has_plain_batch, join_samples, split_samples
 from assay.sensitivity.parameters.unfold import patches
 

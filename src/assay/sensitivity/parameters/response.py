@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.graph import Graph, evaluate
+from assay.inputs import Progress, checked_outputs, norms, prepared
 from assay.seeding import content_generator
 from assay.sensitivity.condition import check_outputs_nonzero
-from assay.sensitivity.inputs import Progress, checked_outputs, norms, prepared
 from assay.sensitivity.parameters.perturbation import Noise, parameter_condition
 from assay.sensitivity.parameters.select import chosen_parameters, folded_graph, frobenius
 from assay.subject import Subject

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.graph import Node
-from assay.sensitivity.inputs import prepared, rows_per_pass
+from assay.inputs import prepared, rows_per_pass
 from assay.sensitivity.roundoff.formats import Format, IntegerFormat, calibrated
 from assay.sensitivity.roundoff.simulation import Simulator, assigned
 from assay.sensitivity.roundoff.sites import Precision, prepared_graph, sites

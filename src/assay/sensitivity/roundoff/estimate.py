@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
-from assay.sensitivity.inputs import Progress, checked_outputs, prepared
+from assay.inputs import Progress, checked_outputs, prepared
 from assay.sensitivity.roundoff.adjoint import Adjoint, Model, random_changes, seeds_for
 from assay.sensitivity.roundoff.assignment import Assignment
 from assay.sensitivity.roundoff.forward import running_bound

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
 from assay.graph import Node
-from assay.sensitivity.inputs import prepared, rows_per_pass
+from assay.inputs import prepared, rows_per_pass
 from assay.sensitivity.roundoff.simulation import Simulator
 from assay.sensitivity.roundoff.sites import Precision, prepared_graph
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from assay.errors import AssayError, NumericalError, SubjectError, UsageError
 from assay.graph import Graph, Node, evaluate_node
-from assay.sensitivity.inputs import prepared, rows_per_pass
+from assay.inputs import prepared, rows_per_pass
 from assay.sensitivity.roundoff.formats import FixedPoint, FloatFormat, Format, IntegerFormat
 from assay.sensitivity.roundoff.rounding import where_finite
 from assay.sensitivity.roundoff.sites import (

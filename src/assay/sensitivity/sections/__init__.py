@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from assay.results import Section
 from assay.sensitivity.sections.bits import bits
 from assay.sensitivity.sections.bounds import bounds
 from assay.sensitivity.sections.norms import norms
 from assay.sensitivity.sections.parameters import parameters
 from assay.sensitivity.sections.roundoff import roundoff
-from assay.sensitivity.sections.section import Context, Section
+from assay.sensitivity.sections.section import Context
 
 SECTIONS: dict[str, Callable[[Context], Section]] = {
     "norms": norms,

@@ -8,10 +8,10 @@ import numpy as np
 
 from assay.errors import AssayError, UsageError
 from assay.grade import Grade
-from assay.results import Column, Figure, Finding, Quantity, Status, Table
+from assay.results import Column, Figure, Finding, Quantity, Section, Status, Table
 from assay.sensitivity.bits.minimal import MinimalBits, minimal_bits
 from assay.sensitivity.bits.plan import Plan, bit_widths
-from assay.sensitivity.sections.section import Context, Section
+from assay.sensitivity.sections.section import Context
 
 _AGREEMENT = 0.98
 _ENOUGH = 40

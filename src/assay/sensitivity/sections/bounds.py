@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from assay.grade import Grade
-from assay.results import Column, Figure, Finding, Status, Table
+from assay.results import Column, Figure, Finding, Section, Status, Table
 from assay.sensitivity.bounds.rungs import Ladder, Rung, ladder
-from assay.sensitivity.sections.section import Context, Section, correlation
+from assay.sensitivity.sections.section import Context, correlation
 
 _GUARANTEED = "guaranteed"
 _BALL_UNITS = 20_000

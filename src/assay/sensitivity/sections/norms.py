@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from assay.grade import Grade
-from assay.results import Column, Figure, Finding, Status, Table
-from assay.sensitivity.norms.maps import Effort
-from assay.sensitivity.norms.table import LayerNorm, layer_norms
-from assay.sensitivity.sections.section import Context, Section
+from assay.norms.maps import Effort
+from assay.norms.table import LayerNorm, layer_norms
+from assay.results import Column, Figure, Finding, Section, Status, Table
+from assay.sensitivity.sections.section import Context
 
 _SMALL = Effort(work=6.5e10, steps=60, tolerance=1e-6)
 _SURVEY = Effort(work=1e10, steps=12, tolerance=1e-3)

@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from assay.grade import Grade
-from assay.results import Column, Finding, Quantity, Status, Table
+from assay.results import Column, Finding, Quantity, Section, Status, Table
 from assay.sensitivity.parameters import parameter_condition
 from assay.sensitivity.parameters.response import adversarial_parameter_response, random_parameter_response
-from assay.sensitivity.sections.section import Context, Section, correlation
+from assay.sensitivity.sections.section import Context, correlation
 
 _SIZE = 1e-2
 _AGREEMENT = 0.1

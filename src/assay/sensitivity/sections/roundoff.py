@@ -11,11 +11,11 @@ from torch import Tensor
 
 from assay.errors import AssayError
 from assay.grade import Grade
-from assay.results import Column, Figure, Finding, Status, Table
+from assay.results import Column, Figure, Finding, Section, Status, Table
 from assay.sensitivity.bits.margins import flip_probability
 from assay.sensitivity.roundoff import Precision, layer_exponent_bits, simulate
 from assay.sensitivity.roundoff.estimate import RoundoffError, roundoff_error
-from assay.sensitivity.sections.section import Context, Section, correlation
+from assay.sensitivity.sections.section import Context, correlation
 
 _RIVALS = 5
 _SHOWN = 20

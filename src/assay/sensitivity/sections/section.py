@@ -1,9 +1,8 @@
-"""What a section is given and what it hands back."""
+"""What a section is given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from assay.graph import Graph
-from assay.results import Figure, Finding, Quantity, Table
 from assay.sensitivity.config import SensitivityConfig
 from assay.sensitivity.roundoff.sites import prepared_graph
 from assay.subject import Subject
@@ -66,14 +64,3 @@ def correlation(predicted: np.ndarray, measured: np.ndarray) -> float | None:
     if seen.sum() < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])
-
-
-@dataclass(frozen=True)
-class Section:
-    """Part of a Result."""
-
-    tables: Mapping[str, Table] = field(default_factory=dict)
-    figures: tuple[Figure, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    summary: Mapping[str, Quantity] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
