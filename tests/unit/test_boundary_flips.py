@@ -101,7 +101,7 @@ def test_weak_noise_part_leaves_the_chi_square_tail(bound: float):
     assert found == pytest.approx(float(stats.chi2.sf(bound / 1e4, 5)), rel=1e-6)
 
 
-# The numbers of the specification: distance, noise, number of curvatures, curvature, and what each method gives.
+# Distance, noise, number of curvatures, curvature, and what each method gives.
 KNOWN = [
     (2.0, 0.7, 20, 0.05, {"exact": 0.00637, "sorm": 0.00613, "high_dimensional": 0.00635, "flat": 0.00214}),
     (2.0, 0.7, 20, -0.05, {"exact": 0.00071, "sorm": 0.00082, "high_dimensional": 0.00072, "flat": 0.00214}),

@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from assay.boundary.shape import scale_sweep as scale_sweep
     from assay.boundary.shape import second_order_check as second_order_check
     from assay.boundary.subspaces import asymmetry as asymmetry
+    from assay.boundary.subspaces import distance_within as distance_within
+    from assay.boundary.subspaces import first_crossing as first_crossing
     from assay.boundary.subspaces import flip_probability as flip_probability
     from assay.boundary.subspaces import flip_probability_of as flip_probability_of
+    from assay.boundary.subspaces import gradient_subspace as gradient_subspace
     from assay.boundary.subspaces import profile as profile
     from assay.boundary.subspaces import relative_curvature as relative_curvature
     from assay.boundary.subspaces import sampled_flips as sampled_flips
@@ -55,8 +58,11 @@ __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
         "shape": ("Curvature", "curvature", "mean_curvature", "scale_sweep", "second_order_check"),
         "subspaces": (
             "asymmetry",
+            "distance_within",
+            "first_crossing",
             "flip_probability",
             "flip_probability_of",
+            "gradient_subspace",
             "profile",
             "relative_curvature",
             "sampled_flips",

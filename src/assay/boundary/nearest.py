@@ -281,7 +281,7 @@ def refine(rays: Rays, found: Found, rows: Tensor, *, iterations: int = 60) -> N
             return
         if earlier is not None and geometry.norm == "l2":  # the other distance has no second derivative
             memory.learn(rows, wide - earlier[rows], pull_before[rows] - pull)
-        earlier = found.point.double() if earlier is None else earlier
+        earlier = torch.zeros_like(pull_before) if earlier is None else earlier
         earlier[rows], pull_before[rows] = wide, pull
         moved = _advance(rays, found, rows, wide, memory.step(rows, pull))
         stuck = ~moved & memory.full(rows)

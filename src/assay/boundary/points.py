@@ -46,7 +46,8 @@ class BoundaryPoint:
             cosine between point - x and the normal; for ``linf`` it is
             grad F . (point - x) / (||grad F||_1 ||point - x||_inf).
         valid: (B,) whether label and rival are the two largest logits at the point (to rounding).
-        first_distance: (B,) length of DeepFool's change, overshoot included, before anything was refined, float64.
+        first_distance: (B,) length of DeepFool's change, overshoot included, before anything was refined, float64;
+            where DeepFool did not get across, of its change towards the first single class to which it did.
         misclassified: (B,) whether x is decided otherwise than `label=` said; label is then the decision.
         norm: ``l2`` or ``linf``.
         refined: whether the points were moved towards the nearest one.
@@ -169,30 +170,44 @@ def boundary_point(
 def _own(
     field: Field, x: Tensor, logits: Tensor, wanted: Tensor | None, rival: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the inputs are. A tie is a difference that rounding could make: of logits, or of inputs times gradient.
+    """Class of the region that each input is in, whether it lies on its boundary, and whether `wanted` is not it.
+
+    A tie is a difference that rounding could make: of the logits, or of the inputs times the gradient. Without
+    `wanted`, the lowest of two classes that tie is the own one (of a pair with a `rival`, the other one is).
+
+    Args:
+        field: the classifier.
+        x: (B, ...) inputs.
+        logits: (B, K) there.
+        wanted: (B,) classes that should be left, or None.
+        rival: (B,) the only other class that counts, or None.
 
     Returns:
-        Class of the region that each input is in, whether it lies on its boundary, and whether `wanted` is not it.
+        Three tensors (B,): class, on its boundary, misclassified.
     """
     decided = logits.argmax(1)
-    own = decided if wanted is None else wanted
     unit = torch.finfo(x.dtype).eps
     length = x.flatten(1).double().norm(dim=1)
 
     def at_tie(mine: Tensor, theirs: Tensor) -> Tensor:
         gap = pair(logits, mine, theirs).double().abs()
         scale = logits.gather(1, torch.stack([mine, theirs], 1)).abs().amax(1).double()
-        tie = gap <= _TIE * unit * scale
-        near = (~tie & (gap <= 1e-2 * scale)).nonzero()[:, 0]
-        if len(near):
-            steep = field.gradient(x[near], mine[near], theirs[near]).flatten(1).double().norm(dim=1)
-            tie[near] = gap[near] <= _TIE * unit * (scale[near] + steep * length[near])
-        return tie
+        steep = field.gradient(x, mine, theirs).flatten(1).double().norm(dim=1)  # logits may be small all of them
+        return (gap <= _TIE * unit * (scale + steep * length)) & (mine != theirs)
 
-    missed = (own != decided) & ~at_tie(own, decided)
-    own = torch.where(missed, decided, own)
+    second = runner_up(logits, decided)
+    if wanted is not None:
+        missed = (wanted != decided) & ~at_tie(wanted, decided)
+        own = torch.where(missed, decided, wanted)
+    else:
+        missed = torch.zeros_like(decided, dtype=torch.bool)
+        level = at_tie(decided, second)
+        lowest = torch.minimum(decided, second)
+        if rival is not None:
+            lowest = torch.where(decided == rival, second, decided)
+        own = torch.where(level, lowest, decided)
     other = runner_up(logits, own) if rival is None else rival
-    return own, at_tie(own, other) & (own != other), missed
+    return own, at_tie(own, other), missed
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,11 +230,15 @@ class _Search:
         rows = (~tied).nonzero()[:, 0] if rival is None else (~tied & (own != rival)).nonzero()[:, 0]
         first = torch.where(tied, 0.0, torch.nan).double()
         first[rows] = self._start(rays, found, rows, None if rival is None else rival[rows])
+        order = self._order(rays) if rival is None else next_one[:, None]
+        for place in range(1, order.shape[1]):  # where DeepFool goes in circles, towards one class alone it may not
+            lost = rows[~torch.isfinite(found.distance[rows])]
+            first[lost] = self._start(rays, found, lost, order[lost, place])
         if self.refined:
             reached = rows[torch.isfinite(found.distance[rows])]
             self._refine(rays, found, reached)
-            for place in range(1, self.starts if rival is None else 1):
-                self._other_start(rays, found, rows, place)
+            for place in range(1, min(self.starts, order.shape[1])):
+                self._other_start(rays, found, rows, order[rows, place])
         self._clear(rays, found, rows)
         return self._described(rays, found, first, missed)
 
@@ -249,16 +268,15 @@ class _Search:
             moved = shaken(rays, found, rows, size=size, seed=self.seed + number)
             refine(rays, found, moved)
 
-    def _other_start(self, rays: Rays, found: Found, rows: Tensor, place: int) -> None:
-        """The same towards the class that is `place` + 1st by logit at x, kept where it is closer."""
-        if not len(rows):
-            return
-        logits = self.field.logits(rays.x[rows])
-        if logits.shape[1] <= place + 1:
-            return
-        order = logits.scatter(1, rays.region.own[rows][:, None], -torch.inf).topk(place + 1, dim=1).indices
+    def _order(self, rays: Rays) -> Tensor:
+        """(B, R) the candidate classes besides the own one, the largest logit at x first."""
+        logits = self.field.logits(rays.x).scatter(1, rays.region.own[:, None], -torch.inf)
+        return logits.topk(min(self.deepfool["candidates"], logits.shape[1]) - 1, dim=1).indices
+
+    def _other_start(self, rays: Rays, found: Found, rows: Tensor, rival: Tensor) -> None:
+        """The same towards one class, kept where it is closer."""
         another = Found(found.point.clone(), found.rival.clone(), torch.full_like(found.distance, torch.inf))
-        self._start(rays, another, rows, order[:, place])
+        self._start(rays, another, rows, rival)
         self._refine(rays, another, rows[another.distance[rows] < _HOPE * found.distance[rows]])
         found.offer(rows, another.point[rows], another.rival[rows], another.distance[rows])
 

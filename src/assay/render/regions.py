@@ -35,26 +35,36 @@ def regions(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any]
         panels = panels[:PANELS]
     names = [str(name) for name in data.get("names") or []]
     wide = len(panels) > 1
+    shown = [numpy.asarray(arrays[panel["array"]]) for panel in panels]
+    if any(values.ndim != 2 or not numpy.issubdtype(values.dtype, numpy.integer) for values in shown):
+        raise ValueError("regions are whole numbers over two axes")
+    every = numpy.unique(numpy.concatenate([values.ravel() for values in shown]))
+    colours = {int(value): theme.colour(place) for place, value in enumerate(every)}
     drawing.set_size_inches(theme.WIDE if wide else theme.WIDTH, 4.0 * -(-len(panels) // 2))
-    for index, panel in enumerate(panels):
+    for index, (panel, values) in enumerate(zip(panels, shown, strict=True)):
         axes = drawing.add_subplot(-(-len(panels) // 2), min(len(panels), 2), index + 1)
-        values = numpy.asarray(arrays[panel["array"]])
-        if values.ndim != 2 or not numpy.issubdtype(values.dtype, numpy.integer):
-            raise ValueError(f"regions are whole numbers over two axes, got {values.dtype} {values.shape}")
-        _panel(axes, values, panel, names)
+        _panel(axes, values, panel, names, colours)
 
 
-def _panel(axes: Axes, values: numpy.ndarray, panel: Mapping[str, Any], names: Sequence[str]) -> None:
+def _panel(
+    axes: Axes, values: numpy.ndarray, panel: Mapping[str, Any], names: Sequence[str], colours: Mapping[int, str]
+) -> None:
     from matplotlib.colors import ListedColormap
 
     seen = numpy.unique(values)
     place = numpy.searchsorted(seen, values)
     left, right, bottom, top = (float(end) for end in panel["extent"])
-    colours = ListedColormap([theme.colour(int(value)) for value in seen])
     axes.imshow(
-        place, cmap=colours, vmin=-0.5, vmax=len(seen) - 0.5, alpha=0.35, extent=(left, right, bottom, top),
-        origin="lower", interpolation="none", aspect="auto",
-    )  # fmt: skip
+        place,
+        cmap=ListedColormap([colours[int(value)] for value in seen]),
+        vmin=-0.5,
+        vmax=len(seen) - 0.5,
+        alpha=0.35,
+        extent=(left, right, bottom, top),
+        origin="lower",
+        interpolation="none",
+        aspect="auto",
+    )
     rows, columns = values.shape
     across = left + (numpy.arange(columns) + 0.5) * (right - left) / columns
     up = bottom + (numpy.arange(rows) + 0.5) * (top - bottom) / rows

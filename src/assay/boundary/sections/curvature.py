@@ -25,9 +25,9 @@ _COLUMNS = (
     ),
 )
 _KINDS = {
-    "nearest": "nearest boundary points",
-    "between": "where ways to inputs of another class leave the region",
-    "random": "where random directions leave the region",
+    "nearest": "nearest to inputs",
+    "between": "on ways to other inputs",
+    "random": "in random directions",
 }
 
 
@@ -153,9 +153,12 @@ def _profile(context: Context, rows: torch.Tensor, spectra: Curvature, stated: s
             {
                 "x": labels if found.complete else place,
                 "series": [
-                    {"label": "mean over inputs", "y": found.average.tolist()},
-                    {"label": "interval", "y": found.low.tolist(), "style": "dashed"},
-                    {"label": "", "y": found.high.tolist(), "style": "dashed"},
+                    {
+                        "label": "mean over inputs",
+                        "y": found.average.tolist(),
+                        "low": found.low.tolist(),
+                        "high": found.high.tolist(),
+                    }
                 ],
                 "x_label": "rank",
                 "y_label": "principal curvature",

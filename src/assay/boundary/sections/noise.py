@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from assay.boundary.sections.section import Context
-from assay.boundary.shape import curvature
 from assay.boundary.subspaces import flip_probability_of, semi_random, shared_directions, subspace_noise
 from assay.grade import Grade
 from assay.results import Column, Figure, Finding, Quantity, Section, Status, Table
@@ -42,14 +41,11 @@ def _flips(context: Context) -> Section:
     config, field = context.config, context.field
     rows = context.spread(max(1, config.spectrum_inputs))
     points = context.points.take(rows)
-    shape = None
-    if context.scale is None:  # a scale follows the noise; without one the curvature is the same for all levels
-        shape = curvature(field, points, top=config.top, probes=config.probes, directions=False, seed=config.seed)
     records, predicted, sampled = [], [], []
     for level in config.noise_levels:
         sd = level * points.distance
         found = flip_probability_of(
-            field, points, sd, shape=shape, estimator=config.estimator, samples=config.noise_draws, seed=config.seed
+            field, points, sd, estimator=config.estimator, samples=config.noise_draws, seed=config.seed
         )
         assert found.sampled is not None
         known = torch.isfinite(found.probability)

@@ -106,7 +106,7 @@ def asymmetry(
     Raises:
         UsageError: for inputs of one predicted class, or a reach that is not positive.
 
-    Source: specification, section 0, item 4.
+    Source: the controls are ours; the asymmetry is that of Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018).
     """
     field = field_of(model, batch_size=batch_size)
     points = x if isinstance(x, BoundaryPoint) else boundary_point(field, field.prepared(x), bounds=None)

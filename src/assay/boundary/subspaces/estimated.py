@@ -113,7 +113,7 @@ def flip_probability_of(
     Raises:
         UsageError: for noise or curvature that does not fit the inputs.
 
-    Source: specification, section 1c (curvature and noise flips).
+    Source: Breitung (1984) for the boundary as a paraboloid; the scale that follows the noise is derived here.
 
     Example:
         >>> bowl = lambda x: torch.stack([4 + x[:, 1:].square().sum(1) - 2 * x[:, 0], torch.zeros(len(x))], 1)

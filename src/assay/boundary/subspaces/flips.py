@@ -62,7 +62,8 @@ def flip_probability(
     Raises:
         UsageError: for a negative distance or noise, shapes that do not fit, or an unknown method.
 
-    Source: SORM and the high-dimensional form: specification, section 1c; the exact form: `beyond_paraboloid`.
+    Source: SORM, Breitung (1984); the high-dimensional form takes the sum of squares for Gaussian; exact:
+        `beyond_paraboloid`.
 
     Example:
         >>> [round(float(flip_probability(2.0, [0.05] * 20, 0.7, method=m)), 5) for m in ("exact", "sorm", "flat")]

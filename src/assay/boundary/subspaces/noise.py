@@ -123,7 +123,7 @@ def subspace_noise(
     Raises:
         UsageError: for sizes, draws or subspaces that make no sense.
 
-    Source: specification, section 1c (noise in curved and flat subspaces, and its control); Jetley, Lord and Torr
+    Source: Fawzi et al. (2018) for noise in curved and flat subspaces; Jetley, Lord and Torr
         (2018) for the gradient subspace.
 
     Example:

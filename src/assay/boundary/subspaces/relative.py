@@ -91,7 +91,7 @@ def relative_curvature(
     Raises:
         UsageError: for directions that do not fit the inputs, or fewer than 2 probes.
 
-    Source: specification, section 1c (rho_i).
+    Source: Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018), on shared directions (rho_i).
     """
     field = field_of(model, batch_size=batch_size)
     points = x if isinstance(x, BoundaryPoint) else boundary_point(field, x, bounds=None)

@@ -148,7 +148,7 @@ def shared_directions(
     Raises:
         UsageError: for fewer than one direction per point, or inputs of which none has a boundary point.
 
-    Source: Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018), on shared directions; specification, section 1c.
+    Source: Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018), on shared directions.
     """
     field = field_of(model, batch_size=batch_size)
     points = x if isinstance(x, BoundaryPoint) else boundary_point(field, x, bounds=None)
