@@ -115,6 +115,17 @@ def test_targets_are_reached():
         assert float((model(found).argmax(1) == wanted).double().mean()) >= 0.9
 
 
+def test_a_target_has_to_beat_every_class():
+    """Along the gradient of target over own class, the third class stays above both."""
+
+    def model(x: Tensor) -> Tensor:
+        return torch.stack([torch.zeros(len(x), dtype=x.dtype), 2 * x[:, 0], x.sum(1) - 1], 1)
+
+    x = torch.tensor([[-0.2, 0.1]], dtype=DOUBLE)
+    assert int(model(x).argmax()) == 0
+    assert int(model(deepfool(model, x, target=2)).argmax()) == 2
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_bounds_hold_and_every_digit_is_fooled(norm):
     subject, x, y = digits()
@@ -174,8 +185,9 @@ def test_nan_on_the_way_is_walked_around():
     x = torch.tensor([[1.0, 0.0], [0.5, 0.0]], dtype=DOUBLE)
     assert bool(model(x - 5).isnan().any())
     found = deepfool(model, x)
-    assert bool(torch.isfinite(found).all())
+    assert bool(torch.isfinite(model(found)).all())
     assert model(found).argmax(1).tolist() == [1, 1]
+    assert bool(torch.isfinite(model(deepfool(model, x, steps=1))).all())
 
 
 def test_what_cannot_be_fooled_is_returned_finite():

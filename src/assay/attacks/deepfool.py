@@ -211,9 +211,12 @@ class _Search:
             finite = torch.isfinite(values).all(1)
             done = finite & self._across(values, own[rows], None if goal is None else goal[rows], pairwise)
             found[rows[done]] = True
+            broken = rows[~finite]
+            if step == steps:  # what is returned is a point that the model answers at
+                point[broken] = inside(x[broken] + self.stretch * last[broken], x[broken], self.bounds)
             if step == steps or bool(done.all()):
                 break
-            broken = rows[~finite]  # half the step, then a quarter of that, a sixteenth: overflow may be far off
+            # Half the step, then a quarter of that, a sixteenth: overflow may be far off.
             change[broken] = last[broken] + _wide(back[broken], x).to(x.dtype) * (change[broken] - last[broken])
             back[broken] = back[broken].square()
             back[rows[finite]] = 0.5

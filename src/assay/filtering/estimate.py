@@ -26,8 +26,8 @@ SEARCH = 18
 def seconds_of(job: FilteringJob, workers: int = 1) -> float:
     """Wall time of a sweep on this machine as it is now.
 
-    A few variants of up to five units are run on part of the data, clean, attacked once and attacked anew; seconds per
-    operation are carried over to the other units, between those measured on straight lines. Of a screen half is
+    A few variants of some units are run on part of the data, clean, attacked once and attacked anew; their seconds are
+    carried over to the other units by operations, between those measured on straight lines. Of a screen half is
     assumed to pass; early stopping is not foreseen.
 
     Args:
@@ -42,28 +42,37 @@ def seconds_of(job: FilteringJob, workers: int = 1) -> float:
     try:
         runner = Runner(job)
         every = list(job.variants())
-        costs = [job.cost(each, static=True) for each in every]
-        picked = _spread(costs)
+        counts = [len(each.needed(list(each.rows))) for each in every]
+        picked = _spread([job.cost(each, static=True) for each in every])
         total = _baseline(job, runner)
         for static in (True, False)[: job.stages - 1]:
-            rates = [_rate(job, every[place], static) for place in picked]
-            for place, variants in enumerate(every):
-                rate = float(np.interp(place, picked, rates))
-                share = SCREENED if not static and job.config.mode == "screen" else 1.0
-                count = len(variants.needed(list(variants.rows)))
-                total += share * rate * job.cost(variants, static) * count
+            costs = np.array([job.cost(each, static) for each in every])
+            measured = [_seconds(job, every[place], static) for place in picked]
+            share = SCREENED if not static and job.config.mode == "screen" else 1.0
+            total += share * float(_carried(costs, picked, measured) @ np.array(counts))
     finally:
         torch.set_num_threads(before)
     return total / max(1, min(workers, (os.cpu_count() or 1) // job.threads))
 
 
 def _spread(costs: list[float]) -> list[int]:
-    """Units to measure: first, last, and some between."""
-    return sorted({round(place) for place in np.linspace(0, len(costs) - 1, min(UNITS, len(costs)))})
+    """Units to measure: first, last, some between, the cheapest and the costliest."""
+    some = {round(place) for place in np.linspace(0, len(costs) - 1, min(UNITS, len(costs)))}
+    return sorted(some | {int(np.argmin(costs)), int(np.argmax(costs))})
 
 
-def _rate(job: FilteringJob, variants: Variants, static: bool) -> float:
-    """Seconds per operation of a unit's variants."""
+def _carried(costs: np.ndarray, picked: list[int], measured: list[float]) -> np.ndarray:
+    """Seconds per variant of every unit, on straight lines over operations between the units measured."""
+    # Not seconds per operation: the time of a cheap unit is overhead, which costly neighbours do not have.
+    known: dict[float, list[float]] = {}
+    for place, seconds in zip(picked, measured, strict=True):
+        known.setdefault(float(costs[place]), []).append(seconds)
+    at = sorted(known)
+    return np.interp(costs, at, [float(np.mean(known[cost])) for cost in at])
+
+
+def _seconds(job: FilteringJob, variants: Variants, static: bool) -> float:
+    """Seconds per variant of a unit, on all samples."""
     rows = variants.needed(list(variants.rows))
     if not rows:
         return 0.0
@@ -83,9 +92,8 @@ def _rate(job: FilteringJob, variants: Variants, static: bool) -> float:
         if job.same_attack_first:
             runner.outputs(variants, chosen, small.x, small.y)
 
-    return _timed(run, lambda: runner.outputs(variants, chosen[:1], small.x[:2], small.y[:2])) / (
-        each * len(chosen) * part / samples
-    )
+    spent = _timed(run, lambda: runner.outputs(variants, chosen[:1], small.x[:2], small.y[:2]))
+    return spent * samples / (part * len(chosen))
 
 
 def _baseline(job: FilteringJob, runner: Runner) -> float:
