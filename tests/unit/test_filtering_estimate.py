@@ -10,11 +10,10 @@ from assay.subject import Subject
 
 def job(mode: str):
     torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3),
-        nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(),
-        nn.Linear(16, 3),
-    )  # fmt: skip
+    wide = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()]
+    narrow = [nn.Conv2d(16, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()]
+    dense = [nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3)]
+    network = nn.Sequential(*wide, *narrow, *dense)
     x = torch.rand(20, 1, 8, 8)
     return job_of(Subject.from_model(network, (x, torch.arange(20) % 3)), FilteringConfig(mode=mode, epsilon=0.1, n=5))
 
