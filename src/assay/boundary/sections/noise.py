@@ -12,6 +12,8 @@ from assay.results import Column, Figure, Finding, Quantity, Section, Status, Ta
 
 SIZES = (0.1, 0.2, 0.4)
 """Norms of the noise in subspaces, over the norm of the input."""
+LARGEST = 3_072
+"""Elements up to which curved directions of many inputs are affordable."""
 _SHARED = 40
 _DRAWS = 4
 _CLOSE = 2.0  # predicted over sampled rate that still counts as agreeing
@@ -123,8 +125,10 @@ def _subspaces(context: Context) -> Section:
     config, field = context.config, context.field
     size = context.inputs[0].numel()
     rows = context.spread(config.inputs)
-    if len(rows) < 8 or size < 16:
-        return Section(warnings=("Shared directions need 8 inputs with boundary points and 16 elements.",))
+    if len(rows) < 8 or not 16 <= size <= LARGEST:
+        return Section(
+            warnings=(f"Shared directions need 8 inputs with boundary points and 16 to {LARGEST:,} elements.",)
+        )
     made, tried = rows[::2][:_SHARED], rows[1::2]
     shared = shared_directions(
         field, context.points.take(made), estimator=config.estimator, scale=context.scale, seed=config.seed
