@@ -16,7 +16,7 @@ from _common import OUT, Table, arguments_of
 from torch import nn
 
 from assay.filtering import FilteringConfig, analyse, job_of
-from assay.filtering.estimate import seconds_of
+from assay.filtering.estimate import estimated
 from assay.load import load_subject
 from assay.subject import Subject
 
@@ -46,7 +46,7 @@ def main(given: list[str] | None = None) -> None:
     for name, subject in networks(arguments.quick).items():
         for mode in ("static", "screen") if arguments.quick else ("static", "adaptive", "screen"):
             config = FilteringConfig(mode=mode, epsilon=0.01, n=9, inputs=500)
-            planned = seconds_of(job_of(subject, config))
+            planned = estimated(job_of(subject, config)).seconds
             begun = time.perf_counter()
             analyse(subject, config=config)
             real = time.perf_counter() - begun

@@ -35,7 +35,10 @@ def test_time_that_is_overhead_and_operations_is_foreseen_exactly(monkeypatch, m
         share * sum(count * seconds(sweep, each, static) for count, each in zip(counts, every, strict=True))
         for share, static in zip(shares if len(stages) == len(shares) else (1.0, 1.0), stages, strict=True)
     )
-    assert estimate.seconds_of(sweep) == pytest.approx(expected, rel=1e-9)
+    found = estimate.estimated(sweep)
+    assert found.seconds == pytest.approx(expected, rel=1e-9)
+    assert found.low <= found.seconds <= found.high
+    assert (found.low < found.high) == (mode == "screen")
 
 
 def test_cheapest_and_costliest_units_are_measured():
@@ -43,4 +46,4 @@ def test_cheapest_and_costliest_units_are_measured():
 
 
 def test_a_real_estimate_is_a_positive_time():
-    assert estimate.seconds_of(job("screen")) > 0
+    assert estimate.estimated(job("screen")).low > 0

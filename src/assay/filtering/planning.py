@@ -5,7 +5,7 @@ from __future__ import annotations
 from assay.errors import AssayError
 from assay.filtering.analysis import job_of
 from assay.filtering.config import FilteringConfig
-from assay.filtering.estimate import seconds_of
+from assay.filtering.estimate import estimated
 from assay.subject import Subject
 from assay.sweep.progress import duration
 
@@ -20,7 +20,10 @@ def plan(subject: Subject, config: FilteringConfig) -> str:
         networks, operations = job.extent()
         time = ""
         if operations > MEASURED_FROM:
-            time = f", {duration(seconds_of(job, config.workers))} as measured on a few of them"
+            found = estimated(job, config.workers)
+            time = f", {duration(found.seconds)} as measured on a few of them"
+            if found.high > found.low:
+                time += f" ({duration(found.low)} to {duration(found.high)}, by how many cells pass the screen)"
     except AssayError as error:
         return f"cannot run: {error.what}"
     return (
