@@ -1,5 +1,7 @@
 """The estimate of a sweep's time: exact where time is a straight line in operations, whatever the units cost."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from assay.filtering import FilteringConfig, estimate, job_of
 from assay.subject import Subject
 
 
-def job(mode: str):
+def job(mode: Any):
     torch.manual_seed(0)
     wide = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU()]
     narrow = [nn.Conv2d(16, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()]
