@@ -162,7 +162,7 @@ def test_the_page_stays_small(layer_count: int):
     assert len(page.encode()) <= 1_000_000
     assert page.count('<tr id="r') == layer_count
     assert '<svg class="graph"' in page
-    assert page.count('<svg class="drawing"') == 8
+    assert page.count('<svg class="drawing"') == 9
     if layer_count == 1000:
         assert "First 25 of 1,000 rows" in page
 
