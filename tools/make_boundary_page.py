@@ -1,6 +1,8 @@
 """Write docs/boundary_results.md from what `benchmarks/bench_boundary_study.py` stored.
 
     python tools/make_boundary_page.py STUDY.json [MORE.json ...] [--out PAGE]
+
+What stands above the mark in the page is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -52,23 +54,43 @@ def share(value: float) -> str:
 
 
 def distances(found: dict[str, Any]) -> str:
+    """How far the boundary is."""
     rows = []
     for name, one in found.items():
         d = one["distances"]
-        rows.append([
-            name, str(one["pictures"]), share(d["deepfool_success"]), f"{d['deepfool_median']:.3f}", f"{d['median']:.3f}",
-            f"{d['refined_over_deepfool']:.3f}", share(d["relative"]), f"{d['cosine_median']:.4f}", share(d["pair_valid"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                str(one["pictures"]),
+                share(d["deepfool_success"]),
+                f"{d['deepfool_median']:.3f}",
+                f"{d['median']:.3f}",
+                f"{d['refined_over_deepfool']:.3f}",
+                share(d["relative"]),
+                f"{d['cosine_median']:.4f}",
+                share(d["pair_valid"]),
+            ]
+        )
     return table(
         "Distances",
         "Rightly classified test pictures, values in [0, 1], no box. Medians.",
-        ("network", "pictures", "DeepFool succeeds", "DeepFool", "nearest found", "ratio", "of the norm", "cosine",
-         "pair valid"),
+        (
+            "network",
+            "pictures",
+            "DeepFool succeeds",
+            "DeepFool",
+            "nearest found",
+            "ratio",
+            "of the norm",
+            "cosine",
+            "pair valid",
+        ),
         rows,
-    )  # fmt: skip
+    )
 
 
 def curvatures(found: dict[str, Any]) -> str:
+    """Mean curvature at nearest points and at control points."""
     rows = []
     for name, one in found.items():
         for label in ("stated", "control"):
@@ -94,46 +116,61 @@ def curvatures(found: dict[str, Any]) -> str:
 
 
 def profiles(found: dict[str, Any]) -> str:
+    """Principal curvatures."""
     rows = []
     for name, one in found.items():
         p = one["curvature"]["principal"]
         checks = [value for value in p["second_order"] if value == value]
-        rows.append([
-            name, p["estimator"], ", ".join(f"{value:.2g}" for value in p["top"][:3]),
-            ", ".join(f"{value:.2g}" for value in p["bottom"][-3:]),
-            "" if p["small_share"] != p["small_share"] else share(p["small_share"]),
-            f"{max(checks):.2f}" if checks else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                p["estimator"],
+                ", ".join(f"{value:.2g}" for value in p["top"][:3]),
+                ", ".join(f"{value:.2g}" for value in p["bottom"][-3:]),
+                "" if p["small_share"] != p["small_share"] else share(p["small_share"]),
+                f"{max(checks):.2f}" if checks else "",
+            ]
+        )
     return table(
         "Principal curvatures",
-        "Averages over ten inputs (two for photos) of the three largest and the three smallest; share of directions with "
-        "less than a tenth of the point's largest |curvature|, where the whole spectrum is known; largest R kappa_max.",
+        "Averages over ten inputs (two for photos) of the three largest and the three smallest; share of directions "
+        "with less than a tenth of the point's largest |curvature|, where the whole spectrum is known; largest R kappa_max.",
         ("network", "estimator", "largest", "smallest", "nearly flat", "R kappa_max"),
         rows,
     )
 
 
 def paths(found: dict[str, Any]) -> str:
+    """Paths between pairs."""
     rows = []
     for name, one in found.items():
         for kind in KINDS:
             each = one["paths"].get(kind)
             if each is None:
                 continue
-            rows.append([
-                name, kind, str(each["pairs"]), share(each["straight"]), f"{share(each['connected'])} (from {share(each['low'])})",
-                str(each["certified"]), f"{each['length_median']:.3f} / {each['length_max']:.3f}", f"{each['anchors']:.1f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    kind,
+                    str(each["pairs"]),
+                    share(each["straight"]),
+                    f"{share(each['connected'])} (from {share(each['low'])})",
+                    str(each["certified"]),
+                    f"{each['length_median']:.3f} / {each['length_max']:.3f}",
+                    f"{each['anchors']:.1f}",
+                ]
+            )
     return table(
         "Paths inside a class region",
-        "Share of pairs with a path (lower end of the Wilson interval), paths proven segment by segment, length over the "
-        "straight distance (median / largest), anchors.",
+        "Share of pairs with a path (lower end of the Wilson interval), paths proven segment by segment, length over "
+        "the straight distance (median / largest), anchors.",
         ("network", "pairs", "number", "straight", "path found", "certified", "length", "anchors"),
         rows,
     )
 
 
 def subspaces(found: dict[str, Any]) -> str:
+    """Shared directions, noise in them, distances in random subspaces."""
     rows = []
     for name, one in found.items():
         s = one.get("subspaces")
@@ -142,25 +179,41 @@ def subspaces(found: dict[str, Any]) -> str:
         at = s["sizes"].index(min(s["sizes"], key=lambda size: abs(size - 0.4)))
         rates = s["rates"]
         low, high = s["curved_less_gradient"][1:]
-        rows.append([
-            name, ", ".join(f"{value:.0f}" for value in s["relative_curvature"]), f"{s['relative_curvature_last']:.2f}",
-            *(share(rates[kind][at]) for kind in ("curved", "flat", "gradient", "random", "full")),
-            f"{s['curved_less_gradient'][0]:+.0%} [{low:+.0%}, {high:+.0%}]",
-            f"{share(s['curved_gradient_overlap'])} ({share(s['chance_overlap'])})",
-            ", ".join(f"{float(beta):.2f}" for beta in s["semi_random"].values()),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                ", ".join(f"{value:.0f}" for value in s["relative_curvature"]),
+                f"{s['relative_curvature_last']:.2f}",
+                *(share(rates[kind][at]) for kind in ("curved", "flat", "gradient", "random", "full")),
+                f"{s['curved_less_gradient'][0]:+.0%} [{low:+.0%}, {high:+.0%}]",
+                f"{share(s['curved_gradient_overlap'])} ({share(s['chance_overlap'])})",
+                ", ".join(f"{float(beta):.2f}" for beta in s["semi_random"].values()),
+            ]
+        )
     return table(
         "Shared curved directions, and the control",
         "Curvature along shared directions over that along random ones on unseen points (first five, mean of the last "
-        "fifty); decisions flipped by noise of 0.4 input norms in subspaces of one dimension; curved less gradient, and "
-        "their overlap (by chance); distance in random subspaces of 25, 100 and 400 dimensions over the flat law.",
-        ("network", "shared", "last", "curved", "flat", "gradient", "random", "full", "curved - gradient", "overlap",
-         "semi-random"),
+        "fifty); decisions flipped by noise of 0.4 input norms in subspaces of one dimension; curved less gradient, "
+        "and their overlap (by chance); distance in random subspaces of 25, 100 and 400 dimensions over the flat law.",
+        (
+            "network",
+            "shared",
+            "last",
+            "curved",
+            "flat",
+            "gradient",
+            "random",
+            "full",
+            "curved - gradient",
+            "overlap",
+            "semi-random",
+        ),
         rows,
-    )  # fmt: skip
+    )
 
 
 def areas(found: dict[str, Any]) -> str:
+    """Areas of single statistics."""
     rows = []
     for name, one in found.items():
         if "detection" not in one:
@@ -169,22 +222,39 @@ def areas(found: dict[str, Any]) -> str:
         for title in dict.fromkeys(row["set"] for row in every if row["set"] != "clean"):
             by = {row["statistic"]: row for row in every if row["set"] == title and row["auc"] is not None}
             own = by["kappa_at_boundary"]
-            rows.append([
-                name, title, str(own["samples"]), f"{own['auc']:.3f} [{own['low']:.3f}, {own['high']:.3f}]",
-                *(f"{by[kind]['auc']:.3f}" for kind in
-                  ("kappa_at_sample", "drift", "smoothed_margin", "logit_gap", "distance")),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    title,
+                    str(own["samples"]),
+                    f"{own['auc']:.3f} [{own['low']:.3f}, {own['high']:.3f}]",
+                    *(
+                        f"{by[kind]['auc']:.3f}"
+                        for kind in ("kappa_at_sample", "drift", "smoothed_margin", "logit_gap", "distance")
+                    ),
+                ]
+            )
     return table(
         "Detection",
-        "Area under the ROC curve against clean pictures, single statistics; for noise, 0.5 is what a detector of tampering "
-        "should have.",
-        ("network", "set", "samples", "curvature at the boundary", "at the sample", "drift", "smoothed margin", "logit gap",
-         "distance"),
+        "Area under the ROC curve against clean pictures, single statistics; for noise, 0.5 is what a detector of "
+        "tampering should have.",
+        (
+            "network",
+            "set",
+            "samples",
+            "curvature at the boundary",
+            "at the sample",
+            "drift",
+            "smoothed margin",
+            "logit gap",
+            "distance",
+        ),
         rows,
-    )  # fmt: skip
+    )
 
 
 def combined(found: dict[str, Any]) -> str:
+    """Areas of combinations."""
     rows = []
     for name, one in found.items():
         every = one.get("detection", {}).get("every", [])
@@ -193,12 +263,16 @@ def combined(found: dict[str, Any]) -> str:
                 if row["statistic"] != kind or row["auc"] is None:
                     continue
                 lead = row["lead"]
-                rows.append([
-                    name, row["set"], kind.removeprefix("combination, "),
-                    f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
-                    "" if lead is None else f"{lead[0]:+.3f} [{lead[1]:+.3f}, {lead[2]:+.3f}]",
-                    row["best_single"].replace("_", " "),
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        name,
+                        row["set"],
+                        kind.removeprefix("combination, "),
+                        f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+                        "" if lead is None else f"{lead[0]:+.3f} [{lead[1]:+.3f}, {lead[2]:+.3f}]",
+                        row["best_single"].replace("_", " "),
+                    ]
+                )
     return table(
         "Combinations",
         "Calibrated combinations of all statistics; `lead` is over the single statistic that is best on that very set, "
@@ -209,11 +283,20 @@ def combined(found: dict[str, Any]) -> str:
 
 
 def recovered(found: dict[str, Any]) -> str:
+    """Recovered labels."""
     rows = []
     for name, one in found.items():
         for title, rules in one.get("detection", {}).get("recovery", {}).items():
-            rows.append([name, title, *(share(rules[rule]) for rule in
-                         ("smoothed_runner_up", "nearest_class", "runner_up_logit", "class_curvature"))])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    title,
+                    *(
+                        share(rules[rule])
+                        for rule in ("smoothed_runner_up", "nearest_class", "runner_up_logit", "class_curvature")
+                    ),
+                ]
+            )
     return table(
         "Recovery of labels",
         "Share of tampered pictures whose class before was named.",
@@ -223,14 +306,21 @@ def recovered(found: dict[str, Any]) -> str:
 
 
 def evaded(found: dict[str, Any]) -> str:
+    """The adaptive attacker."""
     rows = []
     for name, one in found.items():
         e = one.get("detection", {}).get("evasion")
         if e is not None:
-            rows.append([
-                name, f"{e['epsilon']:.3g}", str(e["inputs"]), share(e["oblivious_misclassified"]), share(e["oblivious"]),
-                f"{share(e['success'])} [{share(e['low'])}, {share(e['high'])}]",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    f"{e['epsilon']:.3g}",
+                    str(e["inputs"]),
+                    share(e["oblivious_misclassified"]),
+                    share(e["oblivious"]),
+                    f"{share(e['success'])} [{share(e['low'])}, {share(e['high'])}]",
+                ]
+            )
     return table(
         "The attacker who knows the detector",
         "Changes of twice the median distance: misclassified by plain projected gradients, of these not flagged, and "

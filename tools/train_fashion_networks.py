@@ -3,7 +3,7 @@
     python tools/train_fashion_networks.py [--only NAME ...] [--seeds 0 1] [--embed]
 
 Fashion-MNIST (Debian's dataset-fashion-mnist, MIT), Adam with a one-cycle rate up to 3e-3, 4 epochs, batches of 128,
-one thread, fixed seeds. Weights that exist are not made again. `--embed` writes the networks of seed 0 in half precision
+one thread, fixed seeds. Weights that exist are not made again. `--embed` writes networks of seed 0 in half precision
 and 300 test pictures as bytes to tests/data/fashion.
 """
 
