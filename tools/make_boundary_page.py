@@ -134,7 +134,7 @@ def profiles(found: dict[str, Any]) -> str:
     return table(
         "Principal curvatures",
         "Averages over ten inputs (two for photos) of the three largest and the three smallest; share of directions "
-        "with less than a tenth of the point's largest |curvature|, where the whole spectrum is known; largest R kappa_max.",
+        "with less than a tenth of the point's |curvature|, where all are known; largest R kappa_max.",
         ("network", "estimator", "largest", "smallest", "nearly flat", "R kappa_max"),
         rows,
     )
