@@ -179,12 +179,12 @@ def test_paraboloid(curvatures):
 
 @pytest.mark.parametrize("smooth", [True, False])
 def test_brute_force_in_the_plane(smooth):
-    """Never nearer than a dense scan of all directions says, and mostly as near; kinks make more local minima."""
+    """Never nearer than a dense scan of all directions says, and nearly always as near."""
     model = network(2, 3, smooth=smooth, seed=1)
     x = draw(24, 2, seed=4)
     found = boundary_point(model, x)
     label = model(x).argmax(1)
-    angle = torch.linspace(0, 2 * math.pi, 361, dtype=DOUBLE)[:-1]
+    angle = torch.linspace(0, 2 * math.pi, 1801, dtype=DOUBLE)[:-1]
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     radii = torch.linspace(0, 4, 401, dtype=DOUBLE)[1:]
     nearest = torch.full((24,), math.inf, dtype=DOUBLE)
@@ -199,7 +199,7 @@ def test_brute_force_in_the_plane(smooth):
     assert int(known.sum()) >= 18
     assert bool((found.distance[known] >= nearest[known] - 0.01).all())
     as_near = found.distance[known] <= 1.01 * nearest[known]
-    assert float(as_near.double().mean()) >= (0.9 if smooth else 0.75)
+    assert float(as_near.double().mean()) >= 0.95
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -397,7 +397,9 @@ def test_mean_curvature_depends_on_where_the_boundary_is_met():
     # F = x_0 - 1 - x_1^2 / 2 (1 - x_1^2): bends away from the origin at the vertex and towards it further out.
     model = pair_of(lambda x: x[:, 0] - 1 - 0.5 * x[:, 1].square() * (1 - x[:, 1].square()))
     generator = torch.Generator().manual_seed(0)
-    inside = 0.2 * torch.randn(30, 2, generator=generator, dtype=torch.float64)
+    inside = 0.05 * torch.randn(
+        30, 2, generator=generator, dtype=torch.float64
+    )  # nearer to the vertex than to the rest
     outside = torch.tensor([3.0, 0.0]) + 0.2 * torch.randn(30, 2, generator=generator, dtype=torch.float64)
     found = asymmetry(model, torch.cat([inside, outside]), reach=20.0)
     assert set(found.rows()) == {"nearest", "between", "random"}

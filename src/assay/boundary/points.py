@@ -14,11 +14,15 @@ from assay.attacks.target import Bounds, Model, check_outputs, checked_batch
 from assay.boundary.field import Field, field_of, pair, runner_up
 from assay.boundary.nearest import Found, Geometry, Rays, Region, refine, shaken
 from assay.errors import UsageError
+from assay.seeding import content_generator
 
 _SCAN = 8  # points at which the way to DeepFool's answer is looked at
 _CHECK = 16  # the same, on the way to the final point
 _SHAKES = (0.1, 0.3, 0.3)  # sideways steps tried at the end, in units of the distance
 _HOPE = 1.3  # a start that is farther from the best point, in units of its distance, is given up
+_FEW_ELEMENTS = 32  # up to which random directions are followed too
+_PAIRS, _LEAST_PAIRS = 2, 16  # of opposite directions: per element, and at least
+_FAR = 10.0  # where they end as long as no boundary is known, in units of the largest element and 1
 _TIE = 4  # units of rounding that make a tie
 
 
@@ -99,8 +103,10 @@ def boundary_point(
     DeepFool leads across the boundary (Moosavi-Dezfooli, Fawzi, Frossard 2016); the first crossing on the way is found
     by bracketing; steps to the point of the tangent plane nearest to x (Hasofer and Lind 1974), each brought back to
     the boundary along the ray from x and taken only if closer, lead to a nearest point; a few sideways looks lead off
-    saddles. With `starts` above 1 the same is done towards the next classes by logit, and the closest is kept. The
-    result is a local minimum of the distance, so an upper estimate of the distance to the boundary.
+    saddles. With
+    `starts` above 1 the same is done towards the next classes by logit, and for inputs of up to 32 elements also from
+    where random directions leave the region; the closest is kept. The result is a local minimum of the distance, so an
+    upper estimate of the distance to the boundary.
 
     With `target`, the boundary is that of the pair, f_target = f_label, whatever a third class says: `valid` tells
     whether the pair decides at the point. Rows whose decision is the target have no such boundary: not found.
@@ -239,6 +245,8 @@ class _Search:
             self._refine(rays, found, reached)
             for place in range(1, min(self.starts, order.shape[1])):
                 self._other_start(rays, found, rows, order[rows, place])
+            if x[0].numel() <= _FEW_ELEMENTS:
+                self._look_around(rays, found, rows)
         self._clear(rays, found, rows)
         return self._described(rays, found, first, missed)
 
@@ -279,6 +287,38 @@ class _Search:
         self._start(rays, another, rows, rival)
         self._refine(rays, another, rows[another.distance[rows] < _HOPE * found.distance[rows]])
         found.offer(rows, another.point[rows], another.rival[rows], another.distance[rows])
+
+    def _look_around(self, rays: Rays, found: Found, rows: Tensor) -> None:
+        """Follow random directions out to the distance found, and refine what they meet: few elements, few directions.
+
+        Gradients lead to a near boundary, which may not be the nearest where it winds. In many dimensions random
+        directions meet nothing within that distance.
+        """
+        before = found.distance.clone()
+        drawn = [self._directions(rays, row) for row in rows.tolist()]
+        for number in range(len(drawn[0]) if drawn else 0):
+            direction = torch.stack([each[number] for each in drawn])
+            reach = torch.where(
+                torch.isfinite(found.distance[rows]),
+                found.distance[rows],
+                _FAR * (1 + rays.x[rows].flatten(1).abs().amax(1).double()),
+            )
+            far = rays.at(rows, direction, reach)
+            points, rival, crossed = rays.first_crossing(rows, far, _SCAN)
+            distance = rays.geometry.size(points.double() - rays.start[rows])
+            found.offer(rows[crossed], points[crossed], rival[crossed], distance[crossed])
+        closer = rows[found.distance[rows] < before[rows]]
+        if len(closer):
+            self._refine(rays, found, closer)
+
+    def _directions(self, rays: Rays, row: int) -> Tensor:
+        """(k, ...) directions of length 1 in the norm, those of a sample's own values, each with its opposite."""
+        sample = rays.x[row]
+        generator = content_generator(sample, self.seed)
+        pairs = max(_LEAST_PAIRS, _PAIRS * sample.numel())
+        half = torch.randn((pairs, *sample.shape), generator=generator, dtype=torch.float64)
+        both = torch.cat([half, -half]).to(sample.device)
+        return both / rays.geometry.size(both).reshape(-1, *[1] * sample.dim())
 
     def _clear(self, rays: Rays, found: Found, rows: Tensor) -> None:
         """Where the way to the point is not inside the region, go back to the first change of decision."""
