@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from assay.attacks import pgd
 from assay.boundary.detection import CAVEAT, STATISTICS, Detector, Evaluation, Evasion, Tampered, evade, evaluate
 from assay.boundary.sections.section import Context
 from assay.errors import AssayError
@@ -21,6 +22,7 @@ _STEPS = 15
 EVADED = 0.5
 """Share of attacked inputs past the detector from which relying on it is a warning."""
 STATISTIC = "kappa_at_boundary"
+NEAREST = "nearest boundary"
 
 _COLUMNS = (
     Column("set", "tampered with by"),
@@ -58,7 +60,7 @@ def detection(context: Context) -> Section:
 
 
 def _sets(context: Context, rows: Tensor) -> dict[str, Tampered]:
-    """Held-out inputs pushed across the boundary by several lengths, and benign noise of the same length."""
+    """Held-out inputs pushed across the boundary by several lengths, attacked, and with benign noise of that length."""
     x, points = context.inputs[rows], context.points.take(rows)
     way = points.point - x
     sets = {}
@@ -68,7 +70,11 @@ def _sets(context: Context, rows: Tensor) -> dict[str, Tampered]:
             pushed = pushed.clamp(*context.bounds)
         changed = context.field.label(pushed) != points.label
         if bool(changed.any()):
-            sets[f"nearest boundary, {size:g} times"] = Tampered(pushed, points.label, "nearest boundary", size)
+            sets[f"{NEAREST}, {size:g} times"] = Tampered(pushed, points.label, NEAREST, size)
+    epsilon = context.config.attack_sizes[-1] * float(points.distance.median())
+    attacked = pgd(context.field.target, x, points.label, epsilon=epsilon, norm="l2", bounds=context.bounds)
+    if bool((context.field.label(attacked) != points.label).any()):
+        sets[f"projected gradients, length {epsilon:.3g}"] = Tampered(attacked, points.label, "pgd-l2", epsilon)
     drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(context.config.seed), dtype=torch.float64)
     length = way.flatten(1).double().norm(dim=1) / drawn.flatten(1).norm(dim=1)
     noisy = x + (length.reshape(-1, *[1] * (x.dim() - 1)) * drawn).to(x.dtype)
@@ -125,12 +131,14 @@ def _table(found: list[Evaluation], adaptive: Evasion | None) -> Table:
         "Telling tampered inputs from clean ones",
         _COLUMNS,
         records,
-        "Inputs moved to the nearest other class and beyond, by multiples of their distance; noise of the same length "
-        "that changes no class is the control. Half of the inputs set the threshold, the other half is tried.",
+        "Inputs moved to the nearest other class and beyond, by multiples of their distance; inputs attacked by "
+        "projected gradients; noise of the same length is the control. Half of the inputs set the "
+        "threshold, the other half is tried.",
     )
 
 
 def _figure(found: list[Evaluation], context: Context) -> Figure:
+    found = [row for row in found if row.attack == NEAREST]
     sizes = [size for size in context.config.attack_sizes if any(row.size == size and not row.benign for row in found)]
     series = []
     for name, statistic in STATISTICS.items():
@@ -150,7 +158,7 @@ def _figure(found: list[Evaluation], context: Context) -> Figure:
 def _summary(found: list[Evaluation]) -> dict[str, Quantity]:
     summary = {}
     for row in found:
-        if row.statistic == STATISTIC and not row.benign and row.area is not None:
+        if row.statistic == STATISTIC and row.attack == NEAREST and row.area is not None:
             summary[f"auc_{row.size:g}".replace(".", "_")] = Quantity(
                 row.area.value, Grade.SAMPLED, "", f"AUC of curvature at {row.size:g} times the distance", row.area.low,
                 row.area.high, "95 %",
@@ -179,6 +187,7 @@ def _findings(found: list[Evaluation], adaptive: Evasion | None, rate: float) ->
 
 def _best(found: list[Evaluation]) -> list[Finding]:
     """Curvature against the best baseline, size by size."""
+    found = [row for row in found if row.attack == NEAREST]
     parts, wins, sizes = [], 0, 0
     for size in sorted({row.size for row in found if not row.benign}):
         rows = {row.statistic: row for row in found if row.size == size and not row.benign and row.area is not None}
