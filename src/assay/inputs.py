@@ -23,6 +23,30 @@ def prepared(model: nn.Module | Subject, x: Tensor) -> tuple[Subject, Tensor]:
     Raises:
         SubjectError: for inputs that are not a floating-point batch, hold NaN or infinity, or do not fit the model.
     """
+    checked_inputs(x)
+    tensors = model.model.parameters() if isinstance(model, Subject) else getattr(model, "parameters", tuple)()
+    dtype = next((p.dtype for p in tensors if p.dtype.is_floating_point), x.dtype)
+    x = x.detach().to(dtype)
+    subject = as_subject(model, x[:2])
+    expected = tuple(subject.example.shape[1:])
+    if subject.example.numel() and tuple(x.shape[1:]) != expected:
+        raise SubjectError(
+            f"The inputs have shape {tuple(x.shape[1:])} per sample, the model's data have {expected}.",
+            where="x",
+            advice="Reshape them to the model's input shape.",
+        )
+    return subject, x
+
+
+def checked_inputs(x: Tensor) -> None:
+    """Refuse what cannot be differentiated at.
+
+    Args:
+        x: what should be a finite floating-point batch (B, ...).
+
+    Raises:
+        SubjectError: for anything else.
+    """
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise SubjectError(
@@ -40,18 +64,6 @@ def prepared(model: nn.Module | Subject, x: Tensor) -> tuple[Subject, Tensor]:
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise SubjectError("The inputs hold NaN or infinity.", where=f"x, sample {row}", advice="Clean or drop it.")
-    tensors = model.model.parameters() if isinstance(model, Subject) else getattr(model, "parameters", tuple)()
-    dtype = next((p.dtype for p in tensors if p.dtype.is_floating_point), x.dtype)
-    x = x.detach().to(dtype)
-    subject = as_subject(model, x[:2])
-    expected = tuple(subject.example.shape[1:])
-    if subject.example.numel() and tuple(x.shape[1:]) != expected:
-        raise SubjectError(
-            f"The inputs have shape {tuple(x.shape[1:])} per sample, the model's data have {expected}.",
-            where="x",
-            advice="Reshape them to the model's input shape.",
-        )
-    return subject, x
 
 
 def checked_outputs(outputs: Tensor) -> Tensor:

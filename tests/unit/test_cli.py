@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import tomlkit
+from tests.support.quick import BOUNDARY
 
 from assay.cli import job, main, streams
 from assay.cli.failures import flag_of
@@ -26,20 +27,7 @@ FAST = (
     *("--data", "demo", "--limit", "8", "--moments.inputs", "2", "--moments.check", "20", "--moments.maps", "0"),
     *("--moments.sigmas", "0.05", "--sensitivity.inputs", "2", "--sensitivity.random-directions", "4"),
     *("--sensitivity.attack-steps", "2", "--sensitivity.relative-sizes", "0.001"),
-    "--boundary.inputs",
-    "12",
-    "--boundary.spectrum-inputs",
-    "1",
-    "--boundary.pairs",
-    "1",
-    "--boundary.probes",
-    "4",
-    "--boundary.noise-draws",
-    "100",
-    "--boundary.certified-inputs",
-    "1",
-    "--boundary.certified-segments",
-    "1",
+    *BOUNDARY,
 )
 NETS = """
 import torch

@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.support.quick import BOUNDARY
 
 from assay.cli import main
 from assay.cli.job import UNFINISHED
@@ -25,20 +26,7 @@ FAST = (
     *("--moments.inputs", "2", "--moments.check", "20", "--moments.maps", "0", "--moments.sigmas", "0.05"),
     *("--sensitivity.inputs", "2", "--sensitivity.random-directions", "4", "--sensitivity.attack-steps", "2"),
     *("--fail-on", "never"),
-    "--boundary.inputs",
-    "12",
-    "--boundary.spectrum-inputs",
-    "1",
-    "--boundary.pairs",
-    "1",
-    "--boundary.probes",
-    "4",
-    "--boundary.noise-draws",
-    "100",
-    "--boundary.certified-inputs",
-    "1",
-    "--boundary.certified-segments",
-    "1",
+    *BOUNDARY,
 )
 NETS = """
 import torch

@@ -142,8 +142,8 @@ def pgd(
             point = inside(part + epsilon * drawn, part, bounds)
         for _ in range(steps):
             gradient = input_gradient(target, point, labels, loss)
-            direction = gradient.sign() if norm == "linf" else _unit(gradient)
-            point = inside(part + _into_ball(point + length * direction - part, epsilon, norm), part, bounds)
+            direction = gradient.sign() if norm == "linf" else unit(gradient)
+            point = inside(part + into_ball(point + length * direction - part, epsilon, norm), part, bounds)
         found.append(point)
     return torch.cat(found)
 
@@ -163,7 +163,8 @@ def _prepared(
     return target, chosen
 
 
-def _into_ball(change: Tensor, epsilon: float, norm: Norm) -> Tensor:
+def into_ball(change: Tensor, epsilon: float, norm: Norm) -> Tensor:
+    """Changes (B, ...) pulled back into the ball, per sample."""
     if norm == "linf":
         return change.clamp(-epsilon, epsilon)
     size = _norms(change)
@@ -171,7 +172,7 @@ def _into_ball(change: Tensor, epsilon: float, norm: Norm) -> Tensor:
     return change * torch.where(size > epsilon, factor, 1.0).to(change.dtype)
 
 
-def _unit(gradient: Tensor) -> Tensor:
+def unit(gradient: Tensor) -> Tensor:
     """Gradients of length one per sample, however small they were; zero stays zero."""
     size = _norms(gradient)
     return (gradient.double() / torch.where(size == 0, 1.0, size)).to(gradient.dtype)

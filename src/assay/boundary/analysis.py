@@ -13,7 +13,7 @@ from assay.boundary.points import boundary_point
 from assay.boundary.sections import PARTS
 from assay.boundary.sections.distances import distances
 from assay.boundary.sections.section import Context
-from assay.errors import NumericalError, SubjectError, UnsupportedOperator, UsageError
+from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.results import Result, Section
 from assay.subject import Subject
 
@@ -51,6 +51,7 @@ def analyse(subject: Subject, config: BoundaryConfig | None = None, *, progress:
         if progress is not None:
             progress(done, total, text)
 
+    notes = (*notes, *_uncaptured(subject))
     told(0, "boundary points")
     context = _context(subject, config)
     told(1, "distances")
@@ -65,6 +66,18 @@ def analyse(subject: Subject, config: BoundaryConfig | None = None, *, progress:
             sections.append(Section(warnings=(f"The part on {name} was left out: {error.what}",)))
     told(total, "done")
     return _joined(sections, notes)
+
+
+def _uncaptured(subject: Subject) -> tuple[str, ...]:
+    """What is less sure without a graph."""
+    try:
+        subject.graph  # noqa: B018  (captured or not is the question)
+    except CaptureError as error:
+        return (
+            f"The model was not captured ({error.what}), so nothing is certified, and whether it is smooth was tried "
+            "at a few points only.",
+        )
+    return ()
 
 
 def _context(subject: Subject, config: BoundaryConfig) -> Context:

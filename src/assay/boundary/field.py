@@ -19,6 +19,7 @@ from assay.attacks import Target, target_of
 from assay.attacks.target import Bounds, Model, chunk_size
 from assay.boundary.smoothness import Smoothness, smoothness_of
 from assay.errors import SubjectError, UsageError
+from assay.inputs import checked_inputs
 from assay.subject import Subject
 
 HessianProduct = Callable[[Tensor], Tensor]
@@ -60,21 +61,7 @@ class Field:
             SubjectError: for anything but a finite floating-point batch that the model takes and answers with (B, K),
                 K at least 2.
         """
-        if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise SubjectError(
-                f"Inputs must be a floating-point tensor (B, ...), got {kind}.", where="x", advice="Convert them."
-            )
-        if x.dim() < 2 or x.numel() == 0:
-            raise SubjectError(
-                f"Inputs must be a non-empty batch (B, ...), got shape {tuple(x.shape)}.",
-                where="x",
-                advice="Add the batch axis: x[None] for one sample.",
-            )
-        finite = torch.isfinite(x.flatten(1)).all(1)
-        if not bool(finite.all()):
-            row = int((~finite).nonzero()[0])
-            raise SubjectError("The inputs hold NaN or infinity.", where=f"x, sample {row}", advice="Clean or drop it.")
+        checked_inputs(x)
         x = x.detach().to(self.dtype or x.dtype)
         try:
             logits = self.logits(x[:1])

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from assay.attacks.projected import Norm, pgd
+from assay.attacks.projected import Norm, into_ball, pgd, unit
 from assay.attacks.target import Bounds, checked_batch, inside
 from assay.boundary.detection.detector import Detector
 from assay.boundary.detection.evaluation import Share
@@ -187,7 +187,7 @@ def _direction(field: Field, objective: Objective, point: Tensor, y: Tensor, nor
     margin = field.gradient(point, y, rival)
     suspicion = objective.gradient(point, step=step)
     direction = torch.where(wrong, _without_harm(-suspicion, margin), _without_harm(margin, -suspicion))
-    return direction.sign() if norm == "linf" else _unit(direction)
+    return direction.sign() if norm == "linf" else unit(direction)
 
 
 def _nearby(best: Tensor, x: Tensor, length: float, norm: Norm, seed: int) -> Tensor:
@@ -199,15 +199,6 @@ def _nearby(best: Tensor, x: Tensor, length: float, norm: Norm, seed: int) -> Te
     return best + length * torch.stack(steps)
 
 
-def into_ball(change: Tensor, epsilon: float, norm: Norm) -> Tensor:
-    """Changes (B, ...) pulled back into the ball."""
-    if norm == "linf":
-        return change.clamp(-epsilon, epsilon)
-    size = change.double().flatten(1).norm(dim=1)
-    factor = (epsilon / torch.where(size == 0, 1.0, size)).clamp(max=1)
-    return change * factor.reshape(-1, *[1] * (change.dim() - 1)).to(change.dtype)
-
-
 def _without_harm(vectors: Tensor, others: Tensor) -> Tensor:
     """Vectors less their part against the others; whole where nothing else is left of them."""
     one, other = vectors.flatten(1).double(), others.flatten(1).double()
@@ -215,8 +206,3 @@ def _without_harm(vectors: Tensor, others: Tensor) -> Tensor:
     part = one - other * (product.clamp(max=0) / torch.where(square == 0, 1.0, square))
     gone = part.norm(dim=1, keepdim=True) <= 1e-6 * one.norm(dim=1, keepdim=True)
     return torch.where(gone, one, part).reshape(vectors.shape).to(vectors.dtype)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    size = vectors.double().flatten(1).norm(dim=1).reshape(-1, *[1] * (vectors.dim() - 1))
-    return (vectors.double() / torch.where(size == 0, 1.0, size)).to(vectors.dtype)
