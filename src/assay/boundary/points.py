@@ -51,7 +51,8 @@ class BoundaryPoint:
             grad F . (point - x) / (||grad F||_1 ||point - x||_inf).
         valid: (B,) whether label and rival are the two largest logits at the point (to rounding).
         first_distance: (B,) length of DeepFool's change, overshoot included, before anything was refined, float64;
-            where DeepFool did not get across, of its change towards the first single class to which it did.
+            where DeepFool did not get across, of its change towards the first single class to which it did,
+            and NaN where it did to none (the point is then another search's).
         misclassified: (B,) whether x is decided otherwise than `label=` said; label is then the decision.
         norm: ``l2`` or ``linf``.
         refined: whether the points were moved towards the nearest one.

@@ -91,7 +91,7 @@ def _record(context: Context, row: int, relative: Tensor, certified: dict[int, f
         "distance": float(points.distance[row]),
         "certified": certified.get(row),
         "relative": float(relative[row]),
-        "first": float(points.first_distance[row]),
+        "first": float(points.first_distance[row]) if bool(torch.isfinite(points.first_distance[row])) else None,
         "cosine": float(points.cosine[row]),
         "residual": float(points.residual[row]),
         "two": "yes" if bool(points.valid[row]) else "no",
@@ -149,10 +149,6 @@ def _summary(context: Context, relative: Tensor, certified: dict[int, float]) ->
     summary |= {
         "distance": over_inputs(points.distance[found], "distance to the boundary (median)"),
         "relative_distance": over_inputs(relative[found], "distance over the input's norm (median)"),
-        "refined": over_inputs(
-            points.distance[found] / points.first_distance[found].clamp(min=1e-300),
-            "refined over DeepFool's distance (median)",
-        ),
         "aligned": Quantity(
             float((points.cosine[found] >= ALIGNED).double().mean()),
             Grade.SAMPLED,
@@ -160,6 +156,10 @@ def _summary(context: Context, relative: Tensor, certified: dict[int, float]) ->
             f"points with a cosine of {ALIGNED:g} or more",
         ),
     }
+    both = found & torch.isfinite(points.first_distance)
+    if bool(both.any()):
+        gain = points.distance[both] / points.first_distance[both].clamp(min=1e-300)
+        summary["refined"] = over_inputs(gain, "refined over DeepFool's distance (median)")
     if certified:
         gaps = torch.tensor([radius / float(points.distance[row]) for row, radius in certified.items()])
         summary["certified_share"] = over_inputs(gaps, "certified over found distance (median)", Grade.BOUND)
