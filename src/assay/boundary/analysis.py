@@ -15,6 +15,7 @@ from assay.boundary.sections.distances import distances
 from assay.boundary.sections.section import Context
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.results import Result, Section
+from assay.results.section import joined
 from assay.subject import Subject
 
 Progress = Callable[[int, int, str], None]
@@ -65,7 +66,13 @@ def analyse(subject: Subject, config: BoundaryConfig | None = None, *, progress:
         except (NumericalError, SubjectError, UnsupportedOperator, UsageError) as error:
             sections.append(Section(warnings=(f"The part on {name} was left out: {error.what}",)))
     told(total, "done")
-    return _joined(sections, notes)
+    return joined(
+        "boundary",
+        "The decision boundary",
+        "How far is each decision from flipping, how does the boundary bend there, and does an input look tampered with?",
+        sections,
+        notes,
+    )
 
 
 def _uncaptured(subject: Subject) -> tuple[str, ...]:
@@ -91,23 +98,3 @@ def _context(subject: Subject, config: BoundaryConfig) -> Context:
     labels = targets[rows].long() if targets is not None and not targets.dtype.is_floating_point else None
     bounds = field.bounds if config.respect_bounds else None
     return Context(subject, config, field, x, rows, labels, boundary_point(field, x, bounds=bounds))
-
-
-def _joined(sections: list[Section], notes: tuple[str, ...]) -> Result:
-    tables, summary, arrays = {}, {}, {}
-    for section in sections:
-        tables |= section.tables
-        summary |= section.summary
-        arrays |= section.arrays
-    return Result(
-        name="boundary",
-        title="The decision boundary",
-        question="How far is each decision from flipping, how does the boundary bend there, and does an input look "
-        "tampered with?",
-        summary=summary,
-        tables=tables,
-        arrays=arrays,
-        figures=tuple(figure for section in sections for figure in section.figures),
-        findings=tuple(finding for section in sections for finding in section.findings),
-        warnings=(*notes, *(warning for section in sections for warning in section.warnings)),
-    )
