@@ -14,7 +14,7 @@ from assay._version import __version__
 
 if TYPE_CHECKING:
     from assay import attacks, boundary, certified, covariance, errors, filtering, gaussian, graph, interpret, load
-    from assay import moments, render, results, sensitivity, store, sweep
+    from assay import moments, render, results, sensitivity, smoothness, store, sweep
     from assay.audit import audit
     from assay.config import AuditConfig
     from assay.errors import AssayError, CaptureError, StoreError, SubjectError, TrustRequired, UsageError
@@ -37,7 +37,7 @@ _NAMES = {
     "subject": ("Data", "Subject"),
 }
 _HOME = {name: f"assay.{module}" for module, names in _NAMES.items() for name in names}
-_PARTS = "attacks boundary certified covariance filtering gaussian graph interpret moments render sensitivity sweep"
+_PARTS = "attacks boundary certified covariance filtering gaussian graph interpret moments render sensitivity smoothness sweep"
 
 __all__ = ["__version__", *_HOME, *(part for part in (*_PARTS.split(), *_NAMES) if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from assay import boundary, filtering, moments, sensitivity
+from assay import boundary, filtering, moments, sensitivity, smoothness
 from assay._version import __version__
 from assay.config import AuditConfig
 from assay.errors import AssayError, SubjectError, UsageError
@@ -49,6 +49,7 @@ ANALYSES: Mapping[str, Analysis] = MappingProxyType(
         "sensitivity": Analysis(sensitivity.analyse, sensitivity.plan),
         "filtering": Analysis(filtering.examine, filtering.plan, sweeps=True, too_long=filtering.too_long),
         "boundary": Analysis(boundary.analyse, boundary.plan),
+        "smoothness": Analysis(smoothness.analyse, smoothness.plan),
     }
 )
 """Every analysis, in the order they run. To add one, add a line."""

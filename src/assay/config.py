@@ -12,6 +12,7 @@ from assay.errors import UsageError
 from assay.filtering.config import FilteringConfig
 from assay.moments.config import MomentsConfig
 from assay.sensitivity.config import SensitivityConfig
+from assay.smoothness.config import SmoothnessConfig
 
 
 class AuditConfig(BaseModel):
@@ -31,6 +32,9 @@ class AuditConfig(BaseModel):
     boundary: Annotated[
         BoundaryConfig, Field(description="Where decisions flip, how the boundary bends, what that gives away.")
     ] = BoundaryConfig()
+    smoothness: Annotated[
+        SmoothnessConfig, Field(description="Kinks of the outputs along paths: from which layers, and what would help.")
+    ] = SmoothnessConfig()
 
 
 def read_config(path: str | Path) -> AuditConfig:

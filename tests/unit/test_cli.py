@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import tomlkit
-from tests.support.quick import BOUNDARY
+from tests.support.quick import QUICK
 
 from assay.cli import job, main, streams
 from assay.cli.failures import flag_of
@@ -27,7 +27,7 @@ FAST = (
     *("--data", "demo", "--limit", "8", "--moments.inputs", "2", "--moments.check", "20", "--moments.maps", "0"),
     *("--moments.sigmas", "0.05", "--sensitivity.inputs", "2", "--sensitivity.random-directions", "4"),
     *("--sensitivity.attack-steps", "2", "--sensitivity.relative-sizes", "0.001"),
-    *BOUNDARY,
+    *QUICK,
 )
 NETS = """
 import torch
@@ -254,7 +254,7 @@ def test_an_audit_leaves_a_complete_directory(finished):
     assert finished.code == 0
     assert {"run.json", "report.html", "config.toml", "results"} <= {each.name for each in finished.directory.iterdir()}
     run = open_run(finished.directory)
-    assert list(run.results) == ["moments", "sensitivity", "filtering", "boundary"]
+    assert list(run.results) == ["moments", "sensitivity", "filtering", "boundary", "smoothness"]
     assert not run.left_out
     config = read_config(finished.directory / "config.toml")
     assert (config.moments.inputs, config.sensitivity.attack_steps) == (2, 2)
@@ -281,7 +281,7 @@ def test_json_is_one_document(finished, tmp_path: Path, capsys: pytest.CaptureFi
     document = json.loads(capsys.readouterr().out)
     assert document["format"] == "assay-audit"
     assert (document["directory"], document["report"]) == (str(finished.directory), str(page))
-    assert set(document["results"]) == {"moments", "sensitivity", "filtering", "boundary"}
+    assert set(document["results"]) == {"moments", "sensitivity", "filtering", "boundary", "smoothness"}
 
 
 def test_quiet_prints_nothing(finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -329,7 +329,7 @@ def test_demo_from_the_shell(run_cli, tmp_path: Path):
     done = run_cli("demo")
     assert done.returncode == 0, done.stderr
     assert "Report: assay-demo/report.html" in done.stdout
-    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity", "filtering", "boundary"}
+    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity", "filtering", "boundary", "smoothness"}
     assert nothing_but_text(done.stdout + done.stderr)
 
 

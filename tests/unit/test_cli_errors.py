@@ -12,7 +12,7 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.support.quick import BOUNDARY
+from tests.support.quick import QUICK
 
 from assay.cli import main
 from assay.cli.job import UNFINISHED
@@ -26,7 +26,7 @@ FAST = (
     *("--moments.inputs", "2", "--moments.check", "20", "--moments.maps", "0", "--moments.sigmas", "0.05"),
     *("--sensitivity.inputs", "2", "--sensitivity.random-directions", "4", "--sensitivity.attack-steps", "2"),
     *("--fail-on", "never"),
-    *BOUNDARY,
+    *QUICK,
 )
 NETS = """
 import torch
@@ -349,7 +349,7 @@ def test_model_that_cannot_be_captured(refused, capsys: pytest.CaptureFixture[st
     assert place in shown.out.replace("\n", "")
     assert "control flow" in shown.out
     assert "Traceback" not in shown.err
-    assert set(open_run("assay-audit").results) == {"moments", "sensitivity", "filtering", "boundary"}
+    assert set(open_run("assay-audit").results) == {"moments", "sensitivity", "filtering", "boundary", "smoothness"}
     refused([*arguments, "--strict"], UNUSABLE, place, "control flow")
 
 

@@ -50,7 +50,7 @@ def pool_before_activation(graph: Graph) -> Graph:
     after = {}  # pool -> its activation, which now comes last
     for pool in graph:
         source = by_name.get(pool.inputs[0] or "") if pool.op in _POOLS else None
-        if source is None or not _increasing(source) or readers[source.name] != 1 or source.name == graph.output:
+        if source is None or not _increasing(graph, source) or readers[source.name] != 1 or source.name == graph.output:
             continue
         by_name[pool.name] = replace(pool, inputs=source.inputs)
         by_name[source.name] = replace(source, inputs=(pool.name, *source.inputs[1:]), spec=pool.spec)
@@ -69,10 +69,23 @@ def pool_before_activation(graph: Graph) -> Graph:
     return graph.replace_nodes(nodes, after.get(graph.output, graph.output))
 
 
-def _increasing(node: Node) -> bool:
-    """Whether a node never decreases: with a negative factor, ELU turns around."""
+def _increasing(graph: Graph, node: Node) -> bool:
+    """Whether a node never decreases and treats all places of a channel alike."""
+    if node.op == "leaky_relu":
+        return node.attributes.get("negative_slope", 0.01) >= 0
+    if node.op == "prelu":
+        return _increasing_prelu(node, graph.parameters.get(node.inputs[1] or ""))
     factors = (node.attributes.get(name, 1.0) for name in ("alpha", "scale", "input_scale"))
-    return node.op in _INCREASING and all(factor >= 0 for factor in factors)
+    return node.op in _INCREASING and all(factor >= 0 for factor in factors)  # a factor below 0 turns ELU around
+
+
+def _increasing_prelu(node: Node, slopes: Tensor | None) -> bool:
+    """Whether fixed slopes are all non-negative, with one for all units or one per channel."""
+    if slopes is None or not bool((slopes >= 0).all()):
+        return False
+    along = slopes.shape if slopes.dim() > 1 else (1, *slopes.shape)
+    channels_first = all(size == 1 for axis, size in enumerate(along) if axis != 1)
+    return slopes.numel() == 1 or (channels_first and slopes.dim() in (1, len(node.spec.shape)))
 
 
 def _windows(graph: Graph, node: Node) -> list[dict[str, tuple[int, ...]]] | None:

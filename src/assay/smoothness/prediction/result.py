@@ -1,0 +1,102 @@
+"""What a prediction hands back, and how it compares with a measurement, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from assay.grade import Grade
+from assay.smoothness.kinks import Smp
+
+
+@dataclass(frozen=True, eq=False)
+class LayerLaw:
+    """New kinks of one node per unit of path, before they travel on.
+
+    Attributes:
+        place: of the node.
+        op: its operator.
+        rate: (n,) kinks of each unit.
+        smp: (n,) sum of their sizes, as jumps of the unit's own slope.
+        energy: (n,) sum of their squares.
+        adjoint: (K, n) mean |derivative of the output| that they are multiplied by.
+    """
+
+    place: str
+    op: str
+    rate: Tensor
+    smp: Tensor
+    energy: Tensor
+    adjoint: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predicted SMP of K outputs per unit of path.
+
+    Attributes:
+        value: (K,) SMP per unit of the path's parameter, in output units over that unit squared; float64.
+        by_layer: place of a layer -> (K,) its part; parts add up to `value`.
+        energy: (K,) sum of J^2 per unit of path.
+        count: kinks per unit of path, of all units, also of those whose derivative is zero at the time.
+        error: (K,) standard error from quasi-random points; 0 where closed forms sufficed.
+        grade: closed form where every derivative of an output is a constant, statistical otherwise.
+        label: how it was made.
+        layers: local laws, in the order of the graph.
+        notes: what the reader must know.
+    """
+
+    value: Tensor
+    by_layer: Mapping[str, Tensor]
+    energy: Tensor
+    count: float
+    error: Tensor
+    grade: Grade
+    label: str
+    layers: tuple[LayerLaw, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """One row of the comparison of a prediction with a measurement.
+
+    Attributes:
+        layer: its place, or ``all``.
+        predicted: (K,) SMP over the measured path.
+        measured: (K,).
+        ratio: (K,) predicted over measured; NaN where nothing was measured.
+    """
+
+    layer: str
+    predicted: Tensor
+    measured: Tensor
+    ratio: Tensor
+
+
+def agreement(prediction: Prediction, measured: Smp) -> tuple[Agreement, ...]:
+    """Predicted against measured SMP, block by block.
+
+    Args:
+        prediction: per unit of path.
+        measured: along one path, of the same outputs.
+
+    Returns:
+        One row for each layer of either, in their order, and one for all. Layers that only one of them has count as
+        zero in the other.
+    """
+    rows = []
+    for layer in dict.fromkeys([*prediction.by_layer, *measured.by_layer]):
+        none = measured.value.new_zeros(measured.value.shape)
+        rows.append(
+            _row(layer, prediction.by_layer.get(layer, none) * measured.length, measured.by_layer.get(layer, none))
+        )
+    rows.append(_row("all", prediction.value * measured.length, measured.value))
+    return tuple(rows)
+
+
+def _row(layer: str, predicted: Tensor, measured: Tensor) -> Agreement:
+    ratio = predicted / measured.where(measured > 0, measured.new_tensor(float("nan")))
+    return Agreement(layer, predicted, measured, ratio)
