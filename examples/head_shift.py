@@ -41,7 +41,7 @@ MEANT = ((*range(36, 42),), (*range(42, 48),), (30,), (48,), (54,))
 """Which of the 68 points lie where O-Net's five do; of an eye's six, the mean."""
 LENGTH = 4.0
 SAMPLES = 65
-"""Points of a path for the estimator ``event``; the larger network gets half of them."""
+"""Points of a path for the estimator ``event``; the larger network gets a quarter of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def many_points() -> Case:
     mean = torch.tensor(face_landmarks.MEAN, dtype=torch.float64).reshape(3, 1, 1)
     picture = (as_tensor(photo()) - mean) / 255
     model = face_landmarks.load().double()
-    return Case("68 points", model, picture, (TOP, LEFT, CROP), points.reshape(136, 10), SAMPLES // 2 + 1)
+    return Case("68 points", model, picture, (TOP, LEFT, CROP), points.reshape(136, 10), SAMPLES // 4 + 1)
 
 
 class SoftPool(nn.Module):
@@ -235,15 +235,15 @@ def movements(found: dict[tuple[str, str], Smp], coarse: dict[tuple[str, str], S
     rows = []
     for (name, kind), result in found.items():
         gap = coarse[name, kind].value.sum() / result.value.sum() - 1
-        numbers = [f"{result.density:,.0f}", spread(result.rate), spread(result.share), signed(gap)]
+        numbers = [f"{result.density:,.0f}", spread(result.rate), str(result.samples), signed(gap)]
         rows.append([name, f"{kind}, per {UNITS[kind]}", *numbers])
     columns = [
         "network",
         "movement",
         "kinks",
         "SMP of a coordinate",
-        "SMP / variation of the slope",
-        "half the samples",
+        "samples",
+        "half as many",
     ]
     return table(columns, rows)
 
@@ -444,7 +444,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown page whose tables are to be replaced")
     parser.add_argument("--figure", type=Path, help="PNG file for the figure")
     parser.add_argument("--only", nargs="*", help="names of tables; all by default")
-    parser.add_argument("--training", type=int, default=600, help="steps of training of the blurred network; 0: none")
+    parser.add_argument("--training", type=int, default=400, help="steps of training of the blurred network; 0: none")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

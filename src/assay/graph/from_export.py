@@ -295,7 +295,7 @@ class _Translator:
     def _take_item(self, fx: Any) -> None:
         source, index = fx.args
         pack = self.packs.get(source.name)
-        if pack is None:
+        if pack is None or not fx.users:  # such as the places of maxima, which nobody reads
             return
         target = str(pack.target)
         if target in ("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten.unbind.int"):

@@ -10,9 +10,9 @@ from assay._lazy import lazily
 if TYPE_CHECKING:
     from assay.smoothness.analysis import analyse as analyse
     from assay.smoothness.config import SmoothnessConfig as SmoothnessConfig
-    from assay.smoothness.estimators.sampled import sampled_smp as sampled_smp
+    from assay.smoothness.estimators.sampled import sampled as sampled
     from assay.smoothness.estimators.sampled import smp_sampled as smp_sampled
-    from assay.smoothness.evidence import forensics as forensics
+    from assay.smoothness.evidence.verdict import forensics as forensics
     from assay.smoothness.indices import layer_indices as layer_indices
     from assay.smoothness.indices import separation_index as separation_index
     from assay.smoothness.indices import smoothness_index as smoothness_index
@@ -42,8 +42,8 @@ __getattr__, __all__ = lazily(
     {
         "analysis": ("analyse",),
         "config": ("SmoothnessConfig",),
-        "estimators.sampled": ("sampled_smp", "smp_sampled"),
-        "evidence": ("forensics",),
+        "estimators.sampled": ("sampled", "smp_sampled"),
+        "evidence.verdict": ("forensics",),
         "indices": ("layer_indices", "separation_index", "smoothness_index"),
         "kinks": ("Kinks", "Smp"),
         "measure": ("smp",),

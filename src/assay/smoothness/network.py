@@ -182,8 +182,12 @@ class Network:
         """Outputs (n, K) and their derivatives along the tangents (n, K), a bounded number of rows at a time."""
         rows = self.rows(memory)
         tangents: Iterator[Tensor | None] = iter(xdot.split(rows)) if xdot is not None else iter(())
-        parts = [self.sweep(piece, next(tangents, None), adjoints=False) for piece in x.split(rows)]
-        return torch.cat([part.values for part in parts]), torch.cat([part.slopes for part in parts])
+        values, slopes = [], []
+        for piece in x.split(rows):  # of a sweep, which holds every layer, two small tensors are kept
+            sweep = self.sweep(piece, next(tangents, None), adjoints=False)
+            values.append(sweep.values)
+            slopes.append(sweep.slopes)
+        return torch.cat(values), torch.cat(slopes)
 
 
 def selection(outputs: Outputs, width: int) -> Tensor | None:

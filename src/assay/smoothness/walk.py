@@ -118,7 +118,7 @@ def walk(
             with torch.set_grad_enabled(adjoints):
                 values[node.name] = evaluate_node(node, operands, len(x))
             if any(one is not None for one in moving):
-                tangents[node.name] = _tangent(node, [_plain(one) for one in operands], moving, len(x))
+                tangents[node.name] = tangent_of(node, [_plain(one) for one in operands], moving, len(x))
         for name in node.inputs:
             if name is not None and graph.last_use.get(name) == node.name and name not in graph.parameters:
                 values.pop(name, None)
@@ -168,7 +168,7 @@ def _plain(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach()
 
 
-def _tangent(node: Node, operands: Operands, moving: Operands, batch: int) -> Tensor:
+def tangent_of(node: Node, operands: Operands, moving: Operands, batch: int) -> Tensor:
     """Derivative of one node's value along the tangents of its inputs."""
     varying = frozenset(i for i, one in enumerate(moving) if one is not None)
     operator, attributes = OPERATORS[node.op], dict(node.resolved(batch))
@@ -245,7 +245,7 @@ def _elementwise(node: Node, operands: Operands, moving: Operands, context: _Con
         used = used if push is None else used + push
     with torch.set_grad_enabled(context.adjoints):
         value = evaluate_node(node, [used, *operands[1:]], batch)
-    tangent = _tangent(node, [used.detach(), *(_plain(one) for one in operands[1:])], [slope, *moving[1:]], batch)
+    tangent = tangent_of(node, [used.detach(), *(_plain(one) for one in operands[1:])], [slope, *moving[1:]], batch)
     shape = (1, *x.shape[1:])
     thresholds = tuple(
         (one.level, one.change.expand(shape).reshape(-1) if isinstance(one.change, Tensor) else float(one.change))

@@ -125,7 +125,7 @@ def exact_line(network: Network, line: Path, *, memory: float = MEMORY, by_unit:
     marks = Marks(*(torch.cat(column) for column in zip(*(one[1] for one in kept), strict=True)))
     knots = [after.slopes[0] - before.slopes[-1] for before, after in itertools.pairwise(parts)]
     path = torch.stack(knots).abs().sum(0) if knots else torch.zeros_like(steepest)
-    places = [node.place for node in network.graph]
+    places = [network.places.get(node.name, node.place) for node in network.graph]
     at, outputs, slopes = _track(sections, parts)
     length = sections[-1].end - sections[0].start
     return Smp(
@@ -156,13 +156,12 @@ def _listed(t: Tensor, marks: Marks, jumps: Tensor, places: list[str]) -> Kinks:
 
 
 def _by_layer(network: Network, marks: Marks, jumps: Tensor) -> dict[str, Tensor]:
-    """Part of every layer with kinks of its own, zero where it made none; nodes of the same place together."""
-    sums: dict[str, Tensor] = {}
-    for position, node in enumerate(network.graph):
-        if node in network.switching:
-            part = jumps[marks.layer == position].abs().sum(0)
-            sums[node.place] = sums[node.place] + part if node.place in sums else part
-    return sums
+    """Part of every layer with kinks of its own, zero where it made none."""
+    return {
+        network.places[node.name]: jumps[marks.layer == position].abs().sum(0)
+        for position, node in enumerate(network.graph)
+        if node in network.switching
+    }
 
 
 def _by_unit(network: Network, marks: Marks, jumps: Tensor) -> dict[str, Tensor]:
@@ -172,7 +171,7 @@ def _by_unit(network: Network, marks: Marks, jumps: Tensor) -> dict[str, Tensor]
             mine = marks.layer == position
             units = torch.zeros(node.spec.size_per_sample, jumps.shape[1], dtype=torch.float64)
             units.index_add_(0, marks.unit[mine], jumps[mine].abs())
-            sums[node.place] = sums[node.place] + units if node.place in sums else units
+            sums[network.places[node.name]] = units
     return sums
 
 

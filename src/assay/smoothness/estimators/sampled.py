@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -137,7 +137,7 @@ def sampled(y: Any, step: float) -> SampledSmp:
     )  # fmt: skip
     sharp = int(((partial.exponent > 0.5) & (partial.exponent < 1.4)).sum())
     density = _kinks_per_step(values, sharp, partial.growth)
-    return SampledSmp(**(partial.__dict__ | {"kinks_per_step": density, "recovered": recovered_share(density)}))
+    return replace(partial, kinks_per_step=density, recovered=recovered_share(density))
 
 
 def recovered_share(kinks_per_step: float) -> float:

@@ -15,7 +15,7 @@ from assay.smoothness.network import Network
 from assay.smoothness.paths import Path
 from assay.smoothness.remedies.softening import returning
 from assay.smoothness.switches import candidates
-from assay.smoothness.walk import Switch, _tangent, per_sample
+from assay.smoothness.walk import Switch, tangent_of, per_sample
 
 
 def transferred(
@@ -176,7 +176,7 @@ class _Pass:
         moving = [None if name is None else self.tangents.get(name) for name in node.inputs]
         if any(one is not None for one in moving):
             operands = [None if name is None else self.values[name].detach() for name in node.inputs]
-            self.tangents[node.name] = _tangent(node, operands, moving, self.rows)
+            self.tangents[node.name] = tangent_of(node, operands, moving, self.rows)
         self.values[node.name] = value
 
     def _value(self, node: Node) -> Tensor:
