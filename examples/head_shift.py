@@ -243,7 +243,7 @@ def movements(found: dict[tuple[str, str], Smp], coarse: dict[tuple[str, str], S
         "kinks",
         "SMP of a coordinate",
         "samples",
-        "half as many",
+        "half as many: off by",
     ]
     return table(columns, rows)
 

@@ -4,7 +4,6 @@ Public names only, imported when first used: `import assay` costs nothing and ne
 """
 
 # ruff: noqa: F401, I001  (the imports below are for type checkers; `__all__` is built from the table)
-
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -37,7 +36,10 @@ _NAMES = {
     "subject": ("Data", "Subject"),
 }
 _HOME = {name: f"assay.{module}" for module, names in _NAMES.items() for name in names}
-_PARTS = "attacks boundary certified covariance filtering gaussian graph interpret moments render sensitivity smoothness sweep"
+_PARTS = (
+    "attacks boundary certified covariance filtering gaussian graph interpret moments render sensitivity smoothness"
+)
+_PARTS += " sweep"
 
 __all__ = ["__version__", *_HOME, *(part for part in (*_PARTS.split(), *_NAMES) if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -329,7 +329,13 @@ def test_demo_from_the_shell(run_cli, tmp_path: Path):
     done = run_cli("demo")
     assert done.returncode == 0, done.stderr
     assert "Report: assay-demo/report.html" in done.stdout
-    assert set(open_run(tmp_path / "assay-demo").results) == {"moments", "sensitivity", "filtering", "boundary", "smoothness"}
+    assert set(open_run(tmp_path / "assay-demo").results) == {
+        "moments",
+        "sensitivity",
+        "filtering",
+        "boundary",
+        "smoothness",
+    }
     assert nothing_but_text(done.stdout + done.stderr)
 
 

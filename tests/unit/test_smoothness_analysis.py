@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.support.fashion import fashion_cnn, fashion_pictures
 from torch import nn
 
 from assay.errors import SubjectError
@@ -12,7 +13,6 @@ from assay.smoothness import SmoothnessConfig, plan
 from assay.smoothness.analysis import analyse
 from assay.smoothness.effort import fitted
 from assay.subject import Subject
-from tests.support.fashion import fashion_cnn, fashion_pictures
 
 SMALL = {"paths": 2, "samples": 33, "outputs": 2, "index_inputs": 60}
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.smoothness_measure import Affine, Bent, Bow, Lambda, cnn, mlp, searched
 from torch import Tensor, nn
 
 from assay.errors import CaptureError, SubjectError, UnsupportedOperator, UsageError
@@ -16,7 +17,6 @@ from assay.smoothness.estimators.event import Limits, event
 from assay.smoothness.measure import smp
 from assay.smoothness.network import Network
 from assay.smoothness.paths import Line
-from tests.support.smoothness_measure import Affine, Bent, Bow, Lambda, cnn, mlp, searched
 
 UNIT = Line(torch.tensor([0.0]), torch.tensor([1.0]))
 BOTH = Line(torch.tensor([-1.0]), torch.tensor([1.0]))  # t on the path is (x + 1) / 2, so slopes double

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import pytest
 import torch
+from tests.support.smoothness_measure import Bent, BlobPath, Bow, Lambda, cnn, mlp, searched, trained
 from torch import Tensor, nn
 
 from assay.errors import SubjectError, UnsupportedOperator
@@ -15,7 +16,6 @@ from assay.smoothness.measure import smp
 from assay.smoothness.network import Network
 from assay.smoothness.paths import Line
 from assay.smoothness.switches import WINNERS, candidates
-from tests.support.smoothness_measure import Bent, BlobPath, Bow, Lambda, cnn, mlp, searched, trained
 
 
 def variation(network: nn.Module, a: Tensor, b: Tensor, samples: int) -> Tensor:

@@ -69,7 +69,8 @@ def analyse(subject: Subject, config: BoundaryConfig | None = None, *, progress:
     return joined(
         "boundary",
         "The decision boundary",
-        "How far is each decision from flipping, how does the boundary bend there, and does an input look tampered with?",
+        "How far is each decision from flipping, how does the boundary bend there, and does an input look tampered "
+        "with?",
         sections,
         notes,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from assay.smoothness.effort import fitted, movements
 from assay.smoothness.measure import smp
 from assay.smoothness.network import Network
 from assay.smoothness.paths import Line, Path, Transform
+from assay.smoothness.paths.transform import Kind
 from assay.smoothness.sections import PARTS
 from assay.smoothness.sections.kinks import kinks
 from assay.smoothness.sections.section import Context, Journey
@@ -94,9 +96,7 @@ def _context(
         told(done, kind)
         for place in range(count):
             name, path = _path(kind, config, inputs, rows, place)
-            found = smp(
-                network, path, estimator="event", samples=config.samples, batch_size=config.batch_size
-            )
+            found = smp(network, path, estimator="event", samples=config.samples, batch_size=config.batch_size)
             journeys.append(Journey(name, kind, path, found))
     return Context(subject, config, network, outputs, tuple(journeys))
 
@@ -106,7 +106,7 @@ def _path(kind: str, config: SmoothnessConfig, inputs: Tensor, rows: Tensor, pla
     if kind == "line":
         return f"input {int(rows[place])} to input {int(rows[place + 1])}", Line(first, second)
     amount = {"translate": config.shift, "rotate": config.angle, "scale": config.zoom, "brightness": config.gain}[kind]
-    return f"input {int(rows[place])}, {kind}", Transform(first, kind, amount)
+    return f"input {int(rows[place])}, {kind}", Transform(first, cast("Kind", kind), amount)
 
 
 def _followed(subject: Subject, inputs: Tensor, most: int) -> tuple[int, ...]:

@@ -29,7 +29,9 @@ class SmoothnessConfig(BaseModel):
     angle: Annotated[float, Field(gt=0, le=180, description="Size of a rotation, in degrees.")] = 5.0
     zoom: Annotated[float, Field(gt=1, le=4, description="Factor at the end of a scaling.")] = 1.1
     gain: Annotated[float, Field(gt=1, le=10, description="Factor at the end of a change of brightness.")] = 1.2
-    outputs: Annotated[int, Field(gt=0, description="Most outputs to follow; the most active ones of a larger net.")] = 4
+    outputs: Annotated[
+        int, Field(gt=0, description="Most outputs to follow; the most active ones of a larger net.")
+    ] = 4
     parts: Annotated[
         tuple[Part, ...],
         Field(description="What to look at besides kinks: prediction, remedies, indices."),
@@ -42,5 +44,8 @@ class SmoothnessConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, description="Seed of everything that is drawn.")] = 0
     rough_above: Annotated[
         float,
-        Field(gt=0, description="SMP x length / range of a regression output (median over paths) above which it is a WARN."),
+        Field(
+            gt=0,
+            description="SMP x length / range of a regression output (median over paths) above which it is a WARN.",
+        ),
     ] = 50.0

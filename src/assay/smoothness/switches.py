@@ -75,8 +75,8 @@ def _pool_winners(inputs: Inputs, attributes: Mapping[str, Any]) -> Tensor:
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1]
     kernel = attributes["kernel_size"]
     index = pool(
-        x, kernel, attributes.get("stride") or kernel, attributes.get("padding", (0,)), attributes.get("dilation", (1,)),
-        attributes.get("ceil_mode", False), return_indices=True,
+        x, kernel, attributes.get("stride") or kernel, attributes.get("padding", (0,)),
+        attributes.get("dilation", (1,)), attributes.get("ceil_mode", False), return_indices=True,
     )[1]  # fmt: skip
     return _within_sample(index, x)
 

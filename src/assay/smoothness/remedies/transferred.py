@@ -15,7 +15,7 @@ from assay.smoothness.network import Network
 from assay.smoothness.paths import Path
 from assay.smoothness.remedies.softening import returning
 from assay.smoothness.switches import candidates
-from assay.smoothness.walk import Switch, tangent_of, per_sample
+from assay.smoothness.walk import Switch, per_sample, tangent_of
 
 
 def transferred(

@@ -251,8 +251,8 @@ def _findings(context: Context, shares: dict[str, float]) -> tuple[Finding, ...]
             Finding(
                 "smoothness.rough",
                 Status.WARN if rough else Status.PASS,
-                f"Along half of the paths the slope of an output jumps by more than {middle:.3g} times its range over the "
-                f"path's length (limit {limit:g}).",
+                f"Along half of the paths the slope of an output jumps by more than {middle:.3g} times its range over "
+                f"the path's length (limit {limit:g}).",
                 place=worst if rough else "",
                 next_step="See what pools and activations without kinks would gain (remedies)." if rough else "",
             )

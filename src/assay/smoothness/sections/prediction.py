@@ -61,7 +61,9 @@ def _table(rows: dict[str, list[float]]) -> Table:
     columns = (
         Column("layer", "layer"),
         Column("measured", "counted", "share", Grade.STATISTICAL, "Kinks found between samples."),
-        Column("density", "Kac-Rice", "share", Grade.STATISTICAL, "From densities at the kinks; needs no distribution."),
+        Column(
+            "density", "Kac-Rice", "share", Grade.STATISTICAL, "From densities at the kinks; needs no distribution."
+        ),
         Column("plug_in", "Gaussian plug-in", "share", Grade.STATISTICAL, "As if every unit were a Gaussian process."),
         Column("ratio", "plug-in over counted", "", Grade.STATISTICAL),
     )
@@ -74,8 +76,8 @@ def _table(rows: dict[str, list[float]]) -> Table:
         "Predicted and counted kinks by layer",
         columns,
         records,
-        "In shares of the counted SMP of the outputs, mean over one path of each kind. Where the Gaussian plug-in is far "
-        "off, units are not Gaussian along the path: trained networks are like that.",
+        "In shares of the counted SMP of the outputs, mean over one path of each kind. Where the Gaussian plug-in is "
+        "far off, units are not Gaussian along the path: trained networks are like that.",
     )
 
 
@@ -84,7 +86,7 @@ def _figure(rows: dict[str, list[float]]) -> Figure:
     return Figure(
         "bars",
         "Predicted and counted kinks",
-        "SMP by layer in shares of all counted: the law of Gaussian units is as good as its bars are near the first ones.",
+        "SMP by layer in shares of all counted: the law of Gaussian units is as good as its bars are near the first.",
         {
             "labels": list(rows),
             "series": [

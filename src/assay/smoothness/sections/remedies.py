@@ -1,4 +1,4 @@
-"""What pools and activations without kinks would gain, predicted from the network as it is and measured by the change."""
+"""What pools and activations without kinks would gain: predicted from the network as it is, measured by the change."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def remedies(context: Context) -> Section:
         records.append(_record(name, found))
     if not records:
         return Section(warnings=tuple(warnings))
-    return Section(tables={"remedies": _table(records, journey.name)}, findings=_findings(tried), warnings=tuple(warnings))
+    return Section(
+        tables={"remedies": _table(records, journey.name)}, findings=_findings(tried), warnings=tuple(warnings)
+    )
 
 
 def _record(name: str, found: Remedy) -> dict[str, Any]:
