@@ -77,10 +77,10 @@ def dense_jacobians(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def everything() -> tuple[nn.Module, Tensor]:
-    """Convolutions with groups and stride, a transposed one, positions, a layer used twice, a norm, a plain matrix."""
+    """Convolutions with groups and stride, a PReLU, a transposed convolution, positions, a layer used twice, a norm, a plain matrix."""
 
     def forward(net, x: Tensor) -> Tensor:
-        h = net.up(torch.tanh(net.grouped(torch.relu(net.plain(x)))))
+        h = net.up(torch.tanh(net.grouped(net.bend(net.plain(x)))))
         h = h.flatten(2).transpose(1, 2)[:, :9] + net.position
         h = net.norm(net.shared(torch.tanh(net.shared(h)))).mean(1)
         return net.head(h @ net.matrix)
@@ -88,6 +88,7 @@ def everything() -> tuple[nn.Module, Tensor]:
     net = calls(
         forward,
         plain=nn.Conv2d(2, 4, 3, padding=1),
+        bend=nn.PReLU(4),
         grouped=nn.Conv2d(4, 4, 3, stride=2, groups=2, padding="valid"),
         up=nn.ConvTranspose2d(4, 4, 2, stride=2),
         shared=nn.Linear(4, 4),

@@ -148,3 +148,15 @@ def test_an_unknown_format_is_named() -> None:
     found = analyse(subject, CONFIG.model_copy(update={"sections": ("roundoff",), "formats": ("fp16", "float11")}))
     assert found.tables["formats"].column("format") == ["fp16"]
     assert any("float11" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.PReLU(4)], ids=["relu", "prelu"])
+def test_rounding_of_a_response_breaks_no_guarantee(activation: nn.Module) -> None:
+    """Where a ball holds no kink its bound is attained, and a response in single precision may round to more."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), activation, nn.Flatten(), nn.Linear(4 * 36, 3))
+    subject = Subject.from_model(model, (torch.rand(20, 1, 8, 8), torch.randint(0, 3, (20,))))
+    found = analyse(subject, CONFIG.model_copy(update={"sections": ("bounds", "parameters")}))
+    assert status(found, "guarantee") is Status.PASS
+    assert max(found.tables["bounds"].column("over_attack")[:6]) > 1
+    assert not found.warnings

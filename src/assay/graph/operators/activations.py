@@ -39,9 +39,9 @@ def _elu(x: Tensor, *, alpha: float = 1.0, scale: float = 1.0, input_scale: floa
 
 
 def _prelu(x: Tensor, weight: Tensor) -> Tensor:
-    if weight.dim() > 1:  # laid out along the channels already, as the kernel takes it
-        return torch.where(x > 0, x, weight.to(x.dtype) * x)
-    return F.prelu(x, weight.to(x.dtype))
+    if weight.dim() == 1 and weight.numel() > 1 and x.dim() > 2:  # the kernel takes it laid out along the channels
+        weight = weight.reshape(-1, *[1] * (x.dim() - 2))
+    return torch.where(x > 0, x, weight.to(x.dtype) * x)  # PyTorch's own has no second vmap of its gradient
 
 
 def _softplus(x: Tensor, *, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
