@@ -38,7 +38,18 @@ def main() -> None:
     found = smp(network, Spline(pictures), estimator="event", samples=samples, refine=False, memory=arguments.memory)
     table = Table(
         f"MobileNetV2 features, {arguments.side} px, {network.elements / 1e6:.2f} million numbers per sample",
-        ("samples", "outputs", "kinks", "listed", "SMP of the first output", "CPU s", "wall s", "s per sample", "peak MB", "before"),
+        (
+            "samples",
+            "outputs",
+            "kinks",
+            "listed",
+            "SMP of the first output",
+            "CPU s",
+            "wall s",
+            "s per sample",
+            "peak MB",
+            "before",
+        ),
     )
     spent = time.process_time() - cpu
     table.add(

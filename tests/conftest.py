@@ -25,7 +25,7 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 settings.register_profile(
     "assay",
     deadline=None,
-    max_examples=50,
+    max_examples=30 if os.environ.get("CI") else 50,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,

@@ -36,10 +36,8 @@ _NAMES = {
     "subject": ("Data", "Subject"),
 }
 _HOME = {name: f"assay.{module}" for module, names in _NAMES.items() for name in names}
-_PARTS = (
-    "attacks boundary certified covariance filtering gaussian graph interpret moments render sensitivity smoothness"
-)
-_PARTS += " sweep"
+_PARTS = "attacks boundary certified covariance filtering gaussian graph interpret moments render sensitivity"
+_PARTS += " smoothness sweep"
 
 __all__ = ["__version__", *_HOME, *(part for part in (*_PARTS.split(), *_NAMES) if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 

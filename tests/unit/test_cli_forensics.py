@@ -63,3 +63,8 @@ def test_a_refusal_is_an_answer(files, capsys):
     file.write_text("x\n1\n2\n4\n")
     assert main(["forensics", str(file)]) == 0
     assert "refused: 3 samples are too few" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_negative_seed_is_a_usage_error(files, capsys):
+    assert main(["forensics", str(files / "relu.csv"), "--seed", "-1"]) == 2
+    assert "seed" in capsys.readouterr().err

@@ -242,3 +242,34 @@ def test_limits_and_names(tmp_path, monkeypatch):
 )
 def test_odd_times(times, words):
     assert words in with_times(Tracks(np.zeros((5, 1)), ("x",)), np.array(times, float)).irregular
+
+
+@pytest.mark.parametrize(
+    "track",
+    [np.arange(600) > 300, np.eye(1, 600, 300)[0], [0, 1] * 300, np.sign(np.sin(np.arange(600) / 50 + 0.01))],
+    ids=["step", "spike", "alternating", "square"],
+)
+def test_tracks_that_stand_still_between_jumps_are_measured(track):
+    found = forensics(track)
+    assert (found.verdict, 0 <= found.statistic <= 1) == ("refused", True)
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-300])
+def test_numbers_whose_squares_overflow_are_refused(noisy, size):
+    found = forensics(size * noisy["relu"][0])
+    assert found.verdict == "refused"
+    assert "change their unit" in found.reason
+
+
+@pytest.mark.parametrize("track", ["abc", ["a", "b"], [[1, 2], [3]], {"a": 1}, np.ones(300) * 1j], ids=str)
+def test_tracks_must_be_real_numbers(track):
+    with pytest.raises(UsageError, match="real numbers"):
+        forensics(track)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": "a"}, {"step": None}, {"times": "abc"}, {"seed": -1}, {"reference": "here"}]
+)
+def test_settings_that_are_no_numbers(noisy, wrong):
+    with pytest.raises(UsageError):
+        forensics(noisy["relu"][0], **wrong)

@@ -2,12 +2,13 @@
 
 from functools import lru_cache
 
+import numpy as np
 import pytest
 import torch
 from tests.support.smoothness_measure import Bent, BlobPath, Bow, Lambda, cnn, mlp, searched, trained
 from torch import Tensor, nn
 
-from assay.errors import SubjectError, UnsupportedOperator
+from assay.errors import SubjectError, UnsupportedOperator, UsageError
 from assay.smoothness.estimators.event import event
 from assay.smoothness.estimators.rows import bisected, planned
 from assay.smoothness.estimators.windows import window_places
@@ -26,11 +27,20 @@ def variation(network: nn.Module, a: Tensor, b: Tensor, samples: int) -> Tensor:
     return (y[2:] - 2 * y[1:-1] + y[:-2]).abs().sum(0) * (samples - 1)
 
 
-@pytest.mark.parametrize("make", [mlp, cnn, lambda seed: mlp(seed, (16, 96, 96, 96, 3))], ids=["mlp", "cnn", "deep"])
-def test_few_samples_are_enough(make):
+def deep(seed: int):
+    """Wide hidden layers."""
+    return mlp(seed, (16, 96, 96, 96, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "seeds"),
+    [(mlp, 6), *(pytest.param(make, 20, marks=pytest.mark.slow) for make in (mlp, cnn, deep))],
+    ids=["mlp, few", "mlp", "cnn", "deep"],
+)
+def test_few_samples_are_enough(make, seeds):
     """At 65 samples within 2 %, where the variation between samples misses far more."""
     errors, missed = [], []
-    for seed in range(6):
+    for seed in range(seeds):
         network, a, b = make(seed)
         truth = searched(network, a, b)[1].abs().sum(0)
         found = smp(network, Line(a, b), estimator="event", samples=65)
@@ -115,6 +125,7 @@ def mixed(seed: int = 0) -> nn.Module:
         return Mixed().double().eval()
 
 
+@pytest.mark.slow
 def test_every_recorded_kink_is_one():
     """Slopes just before and just after a recorded place differ by the recorded jump."""
     draws = torch.Generator().manual_seed(1)
@@ -286,3 +297,40 @@ def test_rows_cover_a_path():
     finer = bisected(rows, rows.linked.nonzero()[[0, 1, 5, 39], 0])
     assert int(finer.linked.sum()) == 8
     assert planned(path, 2).t.tolist() == [0, 0.1, 0.1, 3, 3, 4]
+
+
+@pytest.mark.parametrize("estimator", ["auto", "exact_line", "event", "sampled"])
+def test_points_may_have_a_batch_axis_of_one(estimator):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
+    a, b = torch.randn(2, 2, 5, 5)
+    plain, batched = Line(a, b), Line(a[None], b[None])
+    expected = smp(module, plain, estimator=estimator)
+    assert torch.equal(smp(module, batched, estimator=estimator).value, expected.value)
+    network = Network.of(module, a[None])
+    assert torch.equal(smp(network, batched, estimator=estimator).value, smp(network, plain, estimator=estimator).value)
+
+
+def test_an_axis_of_one_that_the_model_wants_stays():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 1))
+    assert smp(module, Line(torch.zeros(1, 5, 5), torch.ones(1, 5, 5)), estimator="event").value.shape == (1,)
+    with pytest.raises(SubjectError, match=r"shape \(1, 2, 5, 5\)"):  # the path as it was given
+        smp(module, Line(torch.zeros(1, 2, 5, 5), torch.ones(1, 2, 5, 5)))
+
+
+@pytest.mark.parametrize("outputs", ["a", 1.5, np.ones((3, 2)), {0.5}], ids=str)
+def test_outputs_that_cannot_be_chosen(outputs):
+    with pytest.raises(UsageError):
+        smp(nn.Linear(2, 2), Line(torch.zeros(2), torch.ones(2)), outputs=outputs)
+
+
+def test_outputs_chosen_with_numpy():
+    module, path = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2)), Line(-torch.ones(2), torch.ones(2))
+    assert torch.equal(smp(module, path, outputs=np.int64(1)).value, smp(module, path, outputs=1).value)
+    both = np.array([[1.0], [-1.0]])
+    assert torch.equal(smp(module, path, outputs=both).value, smp(module, path, outputs=torch.tensor(both)).value)
+
+
+def test_no_memory():
+    with pytest.raises(UsageError, match="memory"):
+        smp(nn.Linear(2, 2), Line(torch.zeros(2), torch.ones(2)), memory=0)

@@ -203,3 +203,22 @@ MISTAKES = {
 def test_mistakes_are_named(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_numbers_written_down_are_doubles():
+    points, _ = Line([0.1, 0], [0.7, 1]).at(0.0)
+    assert points.tolist() == [[0.1, 0.0]]  # not rounded to single precision
+    assert Line([0], [1]).at(0.5)[0].item() == 0.5
+
+
+@pytest.mark.parametrize("convert", [list, tuple, lambda x: [one.numpy() for one in x]])
+def test_points_in_a_list(convert):
+    points = torch.tensor([[0.0, 1.0], [2.0, 3.0], [5.0, 1.0]])
+    t = torch.tensor([0.3])
+    assert torch.equal(Spline(convert(points)).at(t)[0], Spline(points).at(t)[0])
+
+
+@pytest.mark.parametrize("t", ["a", None, [[0.1], [0.2, 0.3]]])
+def test_parameters_that_are_no_numbers(t):
+    with pytest.raises(UsageError):
+        Line([0.0], [1.0]).at(t)

@@ -132,3 +132,15 @@ def test_constant_tracks_and_the_table():
     assert sampled(np.ones(30), 1.0).kinks_per_step == 0
     assert len({len(each) for each in KNOWN_BIAS.values()}) == 1
     assert recovered_share(5.0) == pytest.approx(0.353)
+
+
+@pytest.mark.parametrize("y", ["abc", None, [[1, 2, 3], [4]], np.ones(5) * 1j, np.zeros((5, 0))], ids=str)
+def test_samples_must_be_real_numbers(y):
+    with pytest.raises(UsageError):
+        smp_sampled(y, 0.1)
+
+
+@pytest.mark.parametrize("step", [None, "a", 1j])
+def test_a_step_that_is_no_number(step):
+    with pytest.raises(UsageError, match="step must be positive"):
+        smp_sampled(GRID, step)

@@ -62,7 +62,10 @@ def analyse(subject: Subject, config: SmoothnessConfig | None = None, *, progres
         if progress is not None:
             progress(done, total, text)
 
-    context = _context(subject, config, kinds, told)
+    network, unseen = _captured(subject)
+    if network is None:
+        parts, notes = [], (*notes, unseen)
+    context = _context(subject, config, kinds, network, told)
     sections = [kinks(context)]
     for done, (name, part) in enumerate(parts):
         told(len(kinds) + done, name)
@@ -81,8 +84,23 @@ def analyse(subject: Subject, config: SmoothnessConfig | None = None, *, progres
     )
 
 
+def _captured(subject: Subject) -> tuple[Network | None, str]:
+    """The network, or None and what is less known without it."""
+    try:
+        return Network.of(subject), ""
+    except (CaptureError, UnsupportedOperator) as error:
+        return None, (
+            f"The network was looked at from outside only ({error.what}), so kinks are estimated from samples, and not "
+            "told apart by layer."
+        )
+
+
 def _context(
-    subject: Subject, config: SmoothnessConfig, kinds: tuple[str, ...], told: Callable[[int, str], None]
+    subject: Subject,
+    config: SmoothnessConfig,
+    kinds: tuple[str, ...],
+    network: Network | None,
+    told: Callable[[int, str], None],
 ) -> Context:
     data = subject.data
     assert data is not None
@@ -90,13 +108,18 @@ def _context(
     rows = torch.linspace(0, len(data) - 1, count + 1, dtype=torch.float64).round().long()
     inputs = data.inputs[rows]
     outputs = _followed(subject, inputs, config.outputs)
-    network = Network.of(subject, inputs[:1], outputs)
+    if network is not None:
+        network = network.following(outputs)
     journeys: list[Journey] = []
     for done, kind in enumerate(kinds):
         told(done, kind)
         for place in range(count):
             name, path = _path(kind, config, inputs, rows, place)
-            found = smp(network, path, estimator="event", samples=config.samples, batch_size=config.batch_size)
+            found = (
+                smp(network, path, estimator="event", samples=config.samples, batch_size=config.batch_size)
+                if network is not None
+                else smp(subject, path, estimator="sampled", outputs=outputs, batch_size=config.batch_size)
+            )
             journeys.append(Journey(name, kind, path, found))
     return Context(subject, config, network, outputs, tuple(journeys))
 

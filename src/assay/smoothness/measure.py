@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from assay.errors import CaptureError, NumericalError, UnsupportedOperator, UsageError
+from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.smoothness.estimators.crossings import crossings
 from assay.smoothness.estimators.event import Limits, event
 from assay.smoothness.estimators.kac_rice import kac_rice
@@ -18,7 +18,8 @@ from assay.smoothness.kinks import Smp
 from assay.smoothness.network import Network
 from assay.smoothness.paths.path import Path
 from assay.smoothness.paths.straightness import straight_between_knots
-from assay.subject import Subject
+from assay.smoothness.paths.unbatched import Unbatched
+from assay.subject import Subject, as_subject
 
 Estimator = Literal["auto", "exact_line", "event", "kac_rice", "sampled"]
 MODERATE = 1e8
@@ -47,7 +48,8 @@ def smp(
 
     Args:
         model: module, Subject, or a `Network` made before; in training mode it is seen as in evaluation mode.
-        path: a curve through input space, such as `Line`, `Spline`, `Transform` or `Frames`.
+        path: a curve through input space, such as `Line`, `Spline`, `Transform` or `Frames`; its points may have a
+            batch axis of one.
         estimator: ``exact_line``: exact, for piecewise linear networks on straight lines. ``event``: any network whose
             operators are known, any path; crossings between samples times gradients. ``kac_rice``: the same from
             densities of units. ``sampled``: outputs only, for models that cannot be captured; biased where kinks are
@@ -89,12 +91,14 @@ def smp(
             where="path",
             advice="Use Line, Spline, Transform or Frames, or a class with these.",
         )
-    if any(value is not None and value < least for value, least in ((samples, 2), (batch_size, 1), (listed, 0))):
+    least = ((samples, 2), (batch_size, 1), (listed, 0), (memory, 1))
+    if any(value is not None and value < bound for value, bound in least):
         raise UsageError(
-            "samples must be at least 2, batch_size at least 1, listed not negative.",
-            where=f"samples={samples}, batch_size={batch_size}, listed={listed}",
+            "samples must be at least 2, batch_size and memory at least 1, listed not negative.",
+            where=f"samples={samples}, batch_size={batch_size}, memory={memory}, listed={listed}",
             advice="Leave them out for defaults.",
         )
+    path = _as_the_model_takes_it(model, path)
     if estimator == "sampled":
         return _sampled(model, path, outputs, samples, batch_size, _said(path))
     try:
@@ -142,6 +146,27 @@ def _network(model: nn.Module | Subject | Network, path: Path, outputs: int | Se
             )
         return model
     return Network.of(model, _ends(path), outputs)
+
+
+def _as_the_model_takes_it(model: nn.Module | Subject | Network, path: Path) -> Path:
+    """The path, without a first axis of length 1 of its points where the model takes them without it only."""
+    x = _ends(path)
+    if x.dim() < 3 or x.shape[1] != 1:
+        return path
+    if isinstance(model, (Network, Subject)):
+        shape = model.shape if isinstance(model, Network) else tuple(model.example.shape[1:])
+        return Unbatched(path) if shape == tuple(x.shape[2:]) else path
+    weights = getattr(model, "parameters", tuple)()
+    x = x.to(next((one.dtype for one in weights if one.dtype.is_floating_point), x.dtype))
+    try:
+        as_subject(model, x)
+    except SubjectError:
+        try:
+            as_subject(model, x.squeeze(1))
+        except SubjectError:
+            return path  # neither fits: the message is about the path as it was given
+        return Unbatched(path)
+    return path
 
 
 def _ends(path: Path) -> Tensor:

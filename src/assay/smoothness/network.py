@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +93,10 @@ class Network:
             )
         width = graph[graph.output].spec.size_per_sample
         return cls(graph, shape, selection(outputs, width))
+
+    def following(self, outputs: Outputs) -> Network:
+        """The same network with other outputs selected; see `Network.of`."""
+        return replace(self, projection=selection(outputs, self.graph[self.graph.output].spec.size_per_sample))
 
     @property
     def outputs(self) -> int:
@@ -201,6 +207,8 @@ def selection(outputs: Outputs, width: int) -> Tensor | None:
     """
     if outputs is None:
         return None
+    if isinstance(outputs, np.ndarray):
+        outputs = torch.as_tensor(outputs)
     if isinstance(outputs, Tensor) and outputs.dtype.is_floating_point:
         if outputs.dim() != 2 or outputs.shape[0] != width or not bool(torch.isfinite(outputs).all()):
             raise UsageError(
@@ -209,7 +217,13 @@ def selection(outputs: Outputs, width: int) -> Tensor | None:
                 advice="One row per output of the model, one column per projection.",
             )
         return outputs.detach().double()
-    listed = [outputs] if isinstance(outputs, int) else [int(one) for one in outputs]
+    try:
+        listed = [index(one) for one in (outputs if isinstance(outputs, Iterable) else (outputs,))]
+    except TypeError as error:
+        raise UsageError(
+            f"Outputs are chosen by whole numbers or projections, got {outputs!r}.", where="outputs",
+            advice="Give one number, several, or a tensor (outputs of the model, m).",
+        ) from error  # fmt: skip
     if not listed or any(not -width <= one < width for one in listed):
         raise UsageError(
             f"The model has {width} outputs, asked for {listed}.", where="outputs", advice="They count from 0."

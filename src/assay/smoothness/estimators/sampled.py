@@ -160,14 +160,49 @@ def recovered_share(kinks_per_step: float) -> float:
     return float(np.interp(math.log(kinks_per_step), np.log(known), KNOWN_BIAS["variation"]))
 
 
+def real_array(values: Any, where: str) -> np.ndarray:
+    """Real numbers in double precision.
+
+    Args:
+        values: an array, a tensor, or what becomes an array.
+        where: the argument's name.
+
+    Returns:
+        The same numbers, float64.
+
+    Raises:
+        UsageError: for words, complex numbers, or rows of different lengths.
+    """
+    try:
+        found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        real = found.astype(np.float64) if found.dtype.kind in "biufO" else None
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"These are no real numbers in one array: {error}", where=where, advice="Give an array of numbers."
+        ) from error
+    if real is None:
+        raise UsageError(
+            f"These are no real numbers but {found.dtype}.", where=where, advice="Give an array of real numbers."
+        )
+    return real
+
+
+def positive(value: Any) -> bool:
+    """Whether this is a finite number above zero."""
+    try:
+        return math.isfinite(value) and value > 0
+    except TypeError:
+        return False
+
+
 def _checked(y: Any, step: float) -> np.ndarray:
-    values = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y, dtype=np.float64)
-    if values.ndim not in (1, 2) or len(values) < 3:
+    values = real_array(y, "y")
+    if values.ndim not in (1, 2) or len(values) < 3 or not values.size:
         raise UsageError(
             f"Second differences need at least 3 samples of shape (n,) or (n, K), got {values.shape}.",
             where="y", advice="Sample the output more often.",
         )  # fmt: skip
-    if not (math.isfinite(step) and step > 0):
+    if not positive(step):
         raise UsageError(f"The step must be positive, got {step}.", where="step", advice="Give t[1] - t[0].")
     if not np.isfinite(values).all():
         raise NumericalError("The samples hold NaN or infinity.", where="y", advice="Cut the track at the gaps.")

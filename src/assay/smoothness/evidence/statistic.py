@@ -152,9 +152,12 @@ def share_at(kinks: float, smooth: float, reach: int) -> float:
 
 
 def fit(found: np.ndarray, scales: np.ndarray, walk: bool) -> tuple[float, float, float, float]:
-    """B, A, s^2 and D, none below zero, by relative least squares."""
+    """B, A, s^2 and D, none below zero, by relative least squares; all 0 where nothing moves."""
     from scipy.optimize import nnls
 
+    if not found.max() > 0:
+        return 0.0, 0.0, 0.0, 0.0
+    found = np.maximum(found, 1e-12 * found.max())  # a periodic track has scales at which nothing differs
     k = scales.astype(np.float64)
     columns = [np.full(len(k), NOISE_PART), KINK_PART * k**3, k**6, -(k**8)] + ([WALK_PART * k] if walk else [])
     design = np.stack(columns, 1) / found[:, None]

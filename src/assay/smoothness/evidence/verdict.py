@@ -12,6 +12,7 @@ import torch
 
 from assay.errors import UsageError
 from assay.seeding import content_generator
+from assay.smoothness.estimators.sampled import positive, real_array
 from assay.smoothness.evidence.calibration import bootstrap, conformal, smooth_curves
 from assay.smoothness.evidence.combination import RULES, Combination, combined, holm
 from assay.smoothness.evidence.confounders import Caveat, found_in
@@ -26,6 +27,7 @@ from assay.smoothness.evidence.statistic import (
 from assay.smoothness.evidence.tracks import Tracks, with_times
 
 LEAST_POWER = 0.5
+MAGNITUDES = 1e-100, 1e100  # of a track; beyond, squares and sixth differences leave the range of doubles
 WIDEST = 1.0  # largest scale used over the scale at which the motion bends; beyond, sharp smooth turns pass for kinks
 
 
@@ -84,6 +86,8 @@ def forensics(
             f"A test at level {level} needs at least {1 / level - 1:.0f} replicates." if 0 < level < 1 else
             f"A level lies between 0 and 1, got {level}.", where="level, replicates", advice="0.05 and 99 are usual.",
         )  # fmt: skip
+    if seed < 0:
+        raise UsageError(f"A seed is not negative, got {seed}.", where="seed", advice="Give 0 or a larger one.")
     if combination not in RULES:
         raise UsageError(f"There is no rule {combination!r}.", where="combination", advice=f"Rules: {', '.join(RULES)}")
     tracks = _tracks(track, step, times, names)
@@ -223,6 +227,9 @@ def _problem(y: np.ndarray) -> str:
         return f"{len(bad)} values are missing or not finite, the first is sample {bad[0]}: cut the track there"
     if len(y) < SHORTEST_TRACK:
         return f"{len(y)} samples are too few: at least {SHORTEST_TRACK} are needed"
+    largest = float(np.abs(y).max())
+    if largest > MAGNITUDES[1] or 0 < np.ptp(y) < MAGNITUDES[0]:
+        return f"numbers of this size ({largest:.3g}) cannot be squared in double precision: change their unit"
     if np.ptp(y) == 0:
         return "the track is constant"
     if np.abs(np.diff(y, 3)).max() <= 64 * np.finfo(np.float64).eps * np.abs(y).max():
@@ -233,14 +240,14 @@ def _problem(y: np.ndarray) -> str:
 def _tracks(track: Any, step: float, times: Any, names: Sequence[str]) -> Tracks:
     if isinstance(track, Tracks):
         return track
-    values = np.asarray(track.detach().cpu() if isinstance(track, torch.Tensor) else track, np.float64)
+    values = real_array(track, "track")
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2 or not values.size:
         raise UsageError(
             f"Tracks have the shape (n,) or (n, m), got {values.shape}.", where="track", advice="One row per sample."
         )
-    if not (math.isfinite(step) and step > 0):
+    if not positive(step):
         raise UsageError(f"The step must be positive, got {step}.", where="step", advice="Give seconds per sample.")
     titles = tuple(names) or tuple(f"track {i}" for i in range(values.shape[1]))
     if len(titles) != values.shape[1]:
@@ -248,7 +255,7 @@ def _tracks(track: Any, step: float, times: Any, names: Sequence[str]) -> Tracks
             f"There are {len(titles)} names and {values.shape[1]} tracks.", where="names", advice="Give one each."
         )
     tracks = Tracks(values, titles, step)
-    return tracks if times is None else with_times(tracks, np.asarray(times, np.float64))
+    return tracks if times is None else with_times(tracks, real_array(times, "times"))
 
 
 def _references(reference: Any, tracks: Tracks, level: float) -> tuple[list[np.ndarray], list[str]]:

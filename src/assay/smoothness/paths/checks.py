@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def inputs(values: Any, where: str, *, least: int = 0) -> Tensor:
             few axes.
     """
     try:
-        tensor = torch.as_tensor(values).detach()
+        tensor = _tensor(values).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise SubjectError(
             f"A path needs a tensor of numbers, got {type(values).__name__}.",
@@ -52,6 +53,16 @@ def inputs(values: Any, where: str, *, least: int = 0) -> Tensor:
     if not bool(torch.isfinite(tensor).all()):
         raise SubjectError("The values hold NaN or infinity.", where=where, advice="Clean or drop them.")
     return tensor.to("cpu", torch.float64)
+
+
+def _tensor(values: Any) -> Tensor:
+    """Numbers written down become doubles, whole ones too; tensors and arrays keep their type."""
+    if isinstance(values, list | tuple) and values and all(isinstance(one, Tensor) for one in values):
+        return torch.stack(list(values))
+    if isinstance(values, list | tuple) and values and all(isinstance(one, np.ndarray) for one in values):
+        return torch.as_tensor(np.stack(values))
+    plain = isinstance(values, list | tuple | int | float) and not isinstance(values, bool)
+    return torch.as_tensor(values, dtype=torch.float64 if plain else None)
 
 
 def same_shape(first: Tensor, second: Tensor, where: str) -> None:
@@ -178,7 +189,10 @@ def parameters(t: Tensor | Sequence[float] | float, start: float, end: float) ->
     Raises:
         UsageError: for NaN, more than one axis, or parameters outside.
     """
-    asked = torch.as_tensor(t).detach()
+    try:
+        asked = torch.as_tensor(t).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{t!r} is no parameter.", where="t", advice="Give one number or several.") from error
     values = asked.to("cpu", torch.float64)
     if values.dim() > 1:
         raise UsageError(

@@ -8,6 +8,7 @@ from assay.smoothness.paths.line import Line
 from assay.smoothness.paths.path import Path
 from assay.smoothness.paths.spline import Spline
 from assay.smoothness.paths.transform import Transform
+from assay.smoothness.paths.unbatched import Unbatched
 
 
 def straight_between_knots(path: Path) -> bool:
@@ -26,7 +27,7 @@ def straight_between_knots(path: Path) -> bool:
     """
     if isinstance(path, Joined):
         return all(straight_between_knots(part) for part in path.paths)
-    if isinstance(path, (Reversed, Retimed, Section)):
+    if isinstance(path, (Reversed, Retimed, Section, Unbatched)):
         return straight_between_knots(path.path)
     if isinstance(path, Transform):
         return path.kind == "brightness"

@@ -9,6 +9,7 @@ import torch
 
 from assay.grade import Grade
 from assay.results import Column, Figure, Finding, Quantity, Section, Status, Table
+from assay.smoothness.network import Network
 from assay.smoothness.sections.section import Context, Journey
 
 _MARKED = 25
@@ -19,8 +20,11 @@ _BAND = "5th to 95th percentile over paths and outputs"
 def kinks(context: Context) -> Section:
     """Tables of paths and of layers, the outputs along a path, and what stands out."""
     shares = _shares(context)
+    tables = {"paths": _paths(context)}
+    if context.network is not None:
+        tables["layers"] = _layers(context.network, context, shares)
     return Section(
-        tables={"paths": _paths(context), "layers": _layers(context, shares)},
+        tables=tables,
         figures=(*_pictures(context), *_bars(shares), *_sizes(context)),
         findings=_findings(context, shares),
         summary=_summary(context),
@@ -88,7 +92,7 @@ def _shares(context: Context) -> dict[str, float]:
     return {place: float((part[some] / total[some]).mean()) for place, part in parts.items()}
 
 
-def _layers(context: Context, shares: dict[str, float]) -> Table:
+def _layers(network: Network, context: Context, shares: dict[str, float]) -> Table:
     grade = _grade(context)
     columns = (
         Column("node", "node"),
@@ -97,8 +101,8 @@ def _layers(context: Context, shares: dict[str, float]) -> Table:
         Column("share", "share", "share", grade, "Part in the SMP, mean over outputs."),
     )
     records, seen = [], set()
-    for node in context.network.switching:
-        place = context.network.places[node.name]
+    for node in network.switching:
+        place = network.places[node.name]
         if place in seen:
             continue
         seen.add(place)
@@ -222,26 +226,11 @@ def _summary(context: Context) -> dict[str, Quantity]:
 
 
 def _findings(context: Context, shares: dict[str, float]) -> tuple[Finding, ...]:
-    if not shares or max(shares.values()) == 0:
-        return (
-            Finding(
-                "smoothness.kinks",
-                Status.PASS,
-                "No kinks were found: the outputs are smooth along these paths.",
-            ),
-        )
-    worst = max(shares, key=lambda place: shares[place])
-    operators = {context.network.places[node.name]: node.op for node in context.network.switching}
-    pools = sum(shares[place] for place, operator in operators.items() if "pool" in operator)
-    found = [
-        Finding(
-            "smoothness.culprit",
-            Status.PASS,
-            f"{worst} causes {shares[worst]:.0%} of the sum of slope jumps"
-            + (f"; max pools cause {pools:.0%} of it." if pools else "."),
-            place=worst,
-        )
-    ]
+    if not any(float(each.smp.value.max()) > 0 for each in context.journeys):
+        text = "No kinks were found: the outputs are smooth along these paths."
+        return (Finding("smoothness.kinks", Status.PASS, text),)
+    worst = max(shares, key=lambda place: shares[place], default="")
+    found = [] if context.network is None else [_culprit(context.network, shares, worst)]
     relative = torch.cat([each.smp.over_range for each in context.journeys])
     relative = relative[torch.isfinite(relative)]
     if context.subject.task == "regression" and len(relative):
@@ -258,6 +247,18 @@ def _findings(context: Context, shares: dict[str, float]) -> tuple[Finding, ...]
             )
         )
     return tuple(found)
+
+
+def _culprit(network: Network, shares: dict[str, float], worst: str) -> Finding:
+    operators = {network.places[node.name]: node.op for node in network.switching}
+    pools = sum(shares[place] for place, operator in operators.items() if "pool" in operator)
+    return Finding(
+        "smoothness.culprit",
+        Status.PASS,
+        f"{worst} causes {shares[worst]:.0%} of the sum of slope jumps"
+        + (f"; max pools cause {pools:.0%} of it." if pools else "."),
+        place=worst,
+    )
 
 
 def _warnings(context: Context) -> tuple[str, ...]:

@@ -15,6 +15,9 @@ from assay.smoothness.sections.section import Context, Journey
 
 def prediction(context: Context) -> Section:
     """One path of each kind: SMP by layer as counted, from densities, and from the Gaussian law."""
+    network = context.network
+    if network is None:
+        return Section()
     firsts: dict[str, Journey] = {}
     for each in context.journeys:
         if float(each.smp.value.sum()) > 0:
@@ -24,12 +27,12 @@ def prediction(context: Context) -> Section:
     rows: dict[str, list[float]] = {}
     for each in firsts.values():
         density = smp(
-            context.network,
+            network,
             each.path,
             estimator="kac_rice",
             samples=2 * context.config.samples,
         )
-        gaussian = plug_in(context.network, each.path, context.config.samples)
+        gaussian = plug_in(network, each.path, context.config.samples)
         for place in context.layers:
             zero = torch.zeros(len(context.outputs), dtype=torch.float64)
             parts = (

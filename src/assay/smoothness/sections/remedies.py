@@ -24,13 +24,15 @@ _WORTH = 0.2
 
 def remedies(context: Context) -> Section:
     """Every change that has something to replace, tried on the path with the most kinks."""
-    config = context.config
+    config, network = context.config, context.network
+    if network is None:
+        return Section()
     journey = max(context.journeys, key=lambda each: float(each.smp.count))
     records: list[dict[str, Any]] = []
     tried: list[tuple[str, Remedy]] = []
     warnings: list[str] = []
     for change, described in _CHANGES.items():
-        if not changeable(context.network.graph, change):
+        if not changeable(network.graph, change):
             continue
         name = described.format(sharpness=config.sharpness)
         try:

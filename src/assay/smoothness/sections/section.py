@@ -39,23 +39,21 @@ class Context:
     Attributes:
         subject: with data.
         config: the settings.
-        network: its graph in double precision, with the outputs that are followed.
+        network: its graph in double precision, with the outputs that are followed; None where only outputs were seen.
         outputs: places of these outputs.
         journeys: paths with their kinks.
     """
 
     subject: Subject
     config: SmoothnessConfig
-    network: Network
+    network: Network | None
     outputs: tuple[int, ...]
     journeys: tuple[Journey, ...]
 
     @cached_property
     def layers(self) -> dict[str, Tensor]:
         """Place of a layer -> (journeys, K) SMP per unit of path that its units cause, layers in graph order."""
-        places: dict[str, None] = {}
-        for node in self.network.switching:
-            places[self.network.places[node.name]] = None
+        places = [] if self.network is None else list(dict.fromkeys(self.network.places.values()))
         rows = [[each.smp.by_layer.get(place) for each in self.journeys] for place in places]
         zero = torch.zeros(len(self.outputs), dtype=torch.float64)
         found = {}
