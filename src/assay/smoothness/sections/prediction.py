@@ -30,7 +30,7 @@ def prediction(context: Context) -> Section:
             network,
             each.path,
             estimator="kac_rice",
-            samples=2 * context.config.samples,
+            samples=max(65, 2 * context.config.samples),
         )
         gaussian = plug_in(network, each.path, context.config.samples)
         for place in context.layers:
