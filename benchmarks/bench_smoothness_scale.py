@@ -43,7 +43,7 @@ def main() -> None:
             "outputs",
             "kinks",
             "listed",
-            "SMP of the first output",
+            "first SMP",
             "CPU s",
             "wall s",
             "s per sample",

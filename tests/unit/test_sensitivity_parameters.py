@@ -77,7 +77,7 @@ def dense_jacobians(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def everything() -> tuple[nn.Module, Tensor]:
-    """Convolutions with groups and stride, a PReLU, a transposed convolution, positions, a layer used twice, a norm, a plain matrix."""
+    """Convolutions, grouped, strided and transposed, a PReLU, positions, a layer used twice, a norm, a matrix."""
 
     def forward(net, x: Tensor) -> Tensor:
         h = net.up(torch.tanh(net.grouped(net.bend(net.plain(x)))))

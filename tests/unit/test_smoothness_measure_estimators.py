@@ -334,3 +334,9 @@ def test_outputs_chosen_with_numpy():
 def test_no_memory():
     with pytest.raises(UsageError, match="memory"):
         smp(nn.Linear(2, 2), Line(torch.zeros(2), torch.ones(2)), memory=0)
+
+
+def test_densities_need_samples():
+    network, a, b = mlp(0)
+    with pytest.raises(UsageError, match="Densities"):
+        smp(network, Line(a, b), estimator="kac_rice", samples=3)

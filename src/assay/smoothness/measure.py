@@ -26,6 +26,8 @@ MODERATE = 1e8
 """Kinks times elements of the network up to which ``auto`` measures exactly: some seconds."""
 _SAMPLES = {"event": 257, "kac_rice": 1025, "sampled": 1025}
 _LOOK = 17
+_DENSITIES = 33
+"""Fewest samples for kernel densities; hundreds are better."""
 
 
 def smp(
@@ -125,6 +127,12 @@ def smp(
         return _capped(exact_line(network, path, memory=memory, by_unit=by_unit), listed)
     count = _SAMPLES[estimator] if samples is None else samples
     if estimator == "kac_rice":
+        if count < _DENSITIES:
+            raise UsageError(
+                f"Densities cannot be read off {count} samples.",
+                where="samples",
+                advice=f"Give kac_rice at least {_DENSITIES}, or use event.",
+            )
         found = kac_rice(network, path, samples=count, by_unit=by_unit, limits=limits)
         return replace(found, notes=(*found.notes, *notes))
     found = event(network, path, samples=count, refine=refine, by_unit=by_unit, limits=limits)

@@ -59,11 +59,9 @@ def bounds(context: Context) -> Section:
 
 
 def _record(rung: Rung, attacked: np.ndarray, rounding: float) -> dict[str, Any]:
-    """One row; `rounding` is a unit in the last place over the relative size of the attack.
-
-    A response is measured in the model's own precision: outputs move by some units in the last place, and a change is
-    rounded as it is added to the input. Where a ball holds no kink its bound is attained, and only that tells them apart.
-    """
+    # A response is measured in the model's own precision: outputs move by some units in the last place, and a change is
+    # rounded as it is added to the input. Where a ball holds no kink its bound is attained, and only that tells them
+    # apart. `rounding` is one such unit over the relative size of the change.
     guaranteed = rung.grade in (Grade.BOUND, Grade.EXACT)
     record: dict[str, Any] = {
         "rung": rung.name,
