@@ -94,7 +94,7 @@ def curvatures(found: dict[str, Any]) -> str:
     rows = []
     for name, one in found.items():
         for label in ("stated", "control"):
-            if label not in one["curvature"]:
+            if label not in one.get("curvature", {}):
                 continue
             block = one["curvature"][label]
             scale = "exact" if block["scale"] is None else f"{block['scale']:.3g}"
@@ -119,7 +119,9 @@ def profiles(found: dict[str, Any]) -> str:
     """Principal curvatures."""
     rows = []
     for name, one in found.items():
-        p = one["curvature"]["principal"]
+        p = one.get("curvature", {}).get("principal")
+        if p is None:
+            continue
         checks = [value for value in p["second_order"] if value == value]
         rows.append(
             [
@@ -145,7 +147,7 @@ def paths(found: dict[str, Any]) -> str:
     rows = []
     for name, one in found.items():
         for kind in KINDS:
-            each = one["paths"].get(kind)
+            each = one.get("paths", {}).get(kind)
             if each is None:
                 continue
             rows.append(

@@ -75,6 +75,7 @@ def test_progress_ends_where_it_said():
     assert seen[-1][0] == seen[-1][1]
 
 
+@pytest.mark.slow
 def test_same_bytes_twice():
     config = BoundaryConfig(**(SMALL | {"inputs": 20, "parts": ("curvature", "noise", "paths")}))
     first, second = (analyse(demo(), config) for _ in range(2))
@@ -165,6 +166,7 @@ def test_pairs_share_a_predicted_class_and_come_from_others():
     assert not any(tuple(picture.flatten().tolist()) in known for picture in found["image-perturbed"][1])
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_it(run_cli, tmp_path):
     done = run_cli(
         "audit", "demo", "--only", "boundary", "--limit", "40", "--boundary.inputs", "40", "--boundary.pairs", "2",

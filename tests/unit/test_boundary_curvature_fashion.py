@@ -15,6 +15,7 @@ from assay.boundary.shape import curvature, mean_curvature, scale_sweep
 from assay.errors import UsageError
 
 
+@pytest.mark.slow
 def test_smooth_network():
     network, (pictures, _) = fashion_cnn("silu"), fashion_pictures()
     field = Field(network)

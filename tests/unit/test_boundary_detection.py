@@ -119,6 +119,7 @@ def test_the_largest_rise_and_lead_are_reported():
     assert (STATISTICS["distance"].measure(view)[0] == -view.boundary.distance).all()
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_any_batch():
     network, (x, _) = fashion_cnn(), fashion_pictures()
     look = Look(2.8, 5.6, probes=8)

@@ -244,6 +244,7 @@ def test_maximum_norm_on_curved_surfaces():
     check(model, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_networks(smooth, norm):
@@ -271,7 +272,7 @@ def test_single_precision_agrees_with_double():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 7), st.booleans(), st.sampled_from(["l2", "linf"]), st.booleans())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_laws(seed: int, count: int, smooth: bool, norm, boxed: bool):
     """Rows do not influence each other, order does not matter, and refining never leads away."""
     model = network(5, 4, smooth=smooth, seed=seed % 17)

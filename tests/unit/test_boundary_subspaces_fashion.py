@@ -29,6 +29,7 @@ def test_curvature_at_the_scale_of_the_noise_predicts_flips(activation: str):
     assert bool((found.low <= found.probability).all() & (found.probability <= found.high).all())
 
 
+@pytest.mark.slow
 def test_asymmetry_belongs_to_nearest_points():
     network, (x, _) = fashion_cnn("relu"), fashion_pictures()
     found = asymmetry(network, x[:40], estimator="difference", scale=0.1)

@@ -33,6 +33,7 @@ def test_audit_of_one_analysis_with_json(tmp_path: Path):
     assert (tmp_path / "run" / "report.html").stat().st_size < 300_000
 
 
+@pytest.mark.slow
 def test_workers_change_nothing_and_a_killed_run_goes_on(tmp_path: Path):
     assay("audit", "demo", *SMALL, "-o", "alone", "-q", cwd=tmp_path)
     command = [sys.executable, "-m", "assay", "audit", "demo", *SMALL, "--filtering.workers", "2", "-o", "two", "-q"]
@@ -56,6 +57,7 @@ def test_workers_change_nothing_and_a_killed_run_goes_on(tmp_path: Path):
     assert "intact" in assay("verify", "two", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_one_flipped_byte_is_found(tmp_path: Path):
     assay("audit", "demo", *SMALL, "--filtering.attack", "none", "-o", "run", "-q", cwd=tmp_path)
     path = next((tmp_path / "run").glob("sweeps/*/outcomes-0000.safetensors"))
@@ -83,6 +85,7 @@ def test_wrong_flags(tmp_path: Path, flags: tuple[str, ...], said: str):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_regression_is_examined_on_clean_data(tmp_path: Path):
     assay("audit", "demo:regression", *SMALL, "-o", "run", "-q", cwd=tmp_path)
     result = open_run(tmp_path / "run").results["filtering"]

@@ -30,6 +30,7 @@ def _run(**extra: str) -> tuple[int, int]:
     return int(done), int(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_large_blocks_are_reused_without_clearing_their_pages_again() -> None:
     done, faults = _run()

@@ -95,6 +95,7 @@ def test_an_affine_network_stays_exact(form: str, within: str) -> None:
     assert found.grade is Grade.CLOSED_FORM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_all_directions_with_many_nodes_reach_the_truth(form: str) -> None:
     """A network of two outputs that see two directions only: then nothing is left inside the pieces."""

@@ -30,6 +30,7 @@ def test_size_of_the_error_on_a_trained_network(digits: Subject, target: str) ->
     assert 0.85 < float(predicted / adjoint) < 1.15
 
 
+@pytest.mark.slow
 def test_flips_are_expected_as_often_as_they_happen(digits: Subject) -> None:
     assert digits.data is not None
     x, precision = digits.data.inputs, Precision.uniform("t2")
