@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -45,14 +45,7 @@ class Probe:
         Raises:
             RuntimeError: The model itself fails on x.
         """
-        with torch.no_grad():
-            try:
-                outputs, product = jvp(self.function, (x,), (direction,))[:2]
-                return outputs, product
-            except (NotImplementedError, RuntimeError) as error:
-                if "forward AD" not in str(error) and "forward-mode" not in str(error):
-                    raise
-        return _jvp_by_double_reverse(self.function, x, direction)
+        return forward_product(self.function, (x,), (direction,))
 
     def vjp(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Outputs (B, K) and a function from cotangents (B, K) to J(x)^T u of x's shape; may be called repeatedly."""
@@ -60,11 +53,32 @@ class Probe:
         return outputs.detach(), lambda u: pullback(u)[0].detach()
 
 
-def _jvp_by_double_reverse(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+def forward_product(
+    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Value and Jacobian-vector product of a function of several tensors.
+
+    Operators without forward-mode derivatives are handled by differentiating the reverse pass twice.
+
+    Returns:
+        Both, detached.
+
+    Raises:
+        RuntimeError: The function itself fails.
+    """
+    with torch.no_grad():
+        try:
+            outputs, product = jvp(function, tuple(primals), tuple(tangents))[:2]
+            return outputs, product
+        except (NotImplementedError, RuntimeError) as error:
+            if "forward AD" not in str(error) and "forward-mode" not in str(error):
+                raise
     with torch.enable_grad():
-        point = x.detach().requires_grad_(True)
-        outputs = function(point)
+        point = [primal.detach().requires_grad_(True) for primal in primals]
+        outputs = function(*point)
         dummy = torch.zeros_like(outputs, requires_grad=True)
-        (transposed,) = torch.autograd.grad(outputs, point, dummy, create_graph=True)
-        (product,) = torch.autograd.grad(transposed, dummy, direction)
+        transposed = torch.autograd.grad(outputs, point, dummy, create_graph=True, allow_unused=True)
+        paired = [(row, tangent) for row, tangent in zip(transposed, tangents, strict=True) if row is not None]
+        rows, directions = [row for row, _ in paired], [direction for _, direction in paired]
+        (product,) = torch.autograd.grad(rows, dummy, directions)
     return outputs.detach(), product.detach()

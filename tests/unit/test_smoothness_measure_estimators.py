@@ -340,3 +340,14 @@ def test_densities_need_samples():
     network, a, b = mlp(0)
     with pytest.raises(UsageError, match="Densities"):
         smp(network, Line(a, b), estimator="kac_rice", samples=3)
+
+
+def test_jumps_of_an_output_are_told():
+    class Stairs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.floor(3 * x) + torch.relu(x - 0.4)
+
+    line = Line(torch.zeros(1), torch.ones(1))
+    assert any("seems to jump" in note for note in smp(Stairs(), line).notes)
+    smooth = smp(nn.Sequential(nn.ReLU(), nn.Softplus()), line, estimator="sampled")
+    assert not any("seems to jump" in note for note in smooth.notes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from assay.boundary.config import BoundaryConfig
@@ -14,11 +12,10 @@ from assay.boundary.sections import PARTS
 from assay.boundary.sections.distances import distances
 from assay.boundary.sections.section import Context
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
+from assay.inputs import Progress
 from assay.results import Result, Section
 from assay.results.section import joined
 from assay.subject import Subject
-
-Progress = Callable[[int, int, str], None]
 
 
 def analyse(subject: Subject, config: BoundaryConfig | None = None, *, progress: Progress | None = None) -> Result:

@@ -12,6 +12,7 @@ from assay.grade import Grade
 from assay.inputs import Progress
 from assay.intervals import wilson
 from assay.results import Quantity, Result
+from assay.results.section import joined
 from assay.sensitivity.config import SensitivityConfig
 from assay.sensitivity.effort import fitted
 from assay.sensitivity.evidence import Evidence, collect, percentiles
@@ -61,23 +62,12 @@ def analyse(subject: Subject, config: SensitivityConfig | None = None, *, progre
     if by_layer is not None:
         tables["layers"] = by_layer[0]
         found = (*found, by_layer[1])
-    summary, warnings = _summary(evidence), (*evidence.warnings, *notes)
-    for section in _sections(subject, fitting, evidence, steps):
-        tables |= section.tables
-        drawn, found = (*drawn, *section.figures), (*found, *section.findings)
-        summary |= section.summary
-        warnings = (*warnings, *section.warnings)
-    return Result(
-        name="sensitivity",
-        title="Sensitivity to small input changes",
-        question="If an input changes by a small share, by what share can the output change, and how much precision "
-        "is lost?",
-        summary=summary,
-        tables=tables,
-        arrays=arrays,
-        figures=drawn,
-        findings=found,
-        warnings=warnings,
+    own = Section(tables, drawn, found, _summary(evidence), (*evidence.warnings, *notes), arrays)
+    return joined(
+        "sensitivity",
+        "Sensitivity to small input changes",
+        "If an input changes by a small share, by what share can the output change, and how much precision is lost?",
+        [own, *_sections(subject, fitting, evidence, steps)],
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
+from assay.inputs import Progress
 from assay.results import Result, Section
 from assay.results.section import joined
 from assay.smoothness.config import SmoothnessConfig
@@ -21,8 +22,6 @@ from assay.smoothness.sections import PARTS
 from assay.smoothness.sections.kinks import kinks
 from assay.smoothness.sections.section import Context, Journey
 from assay.subject import Subject
-
-Progress = Callable[[int, int, str], None]
 
 
 def analyse(subject: Subject, config: SmoothnessConfig | None = None, *, progress: Progress | None = None) -> Result:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from assay.errors import NumericalError, UnsupportedOperator
 from assay.graph import OPERATORS, BatchSize, Graph, Node, evaluate_node
+from assay.probe import forward_product
 from assay.smoothness.switches import THRESHOLDS, WINNERS, Factor, candidates
 
 Operands = Sequence[Tensor | None]
@@ -176,29 +176,15 @@ def tangent_of(node: Node, operands: Operands, moving: Operands, batch: int) -> 
         if operator.affine_in(varying):
             mixed = [moving[i] if i in varying else one for i, one in enumerate(operands)]
             return operator.linear_part(mixed, varying, attributes)
-        places = sorted(varying)
+    places = sorted(varying)
 
-        def function(*parts: Tensor) -> Tensor:
-            filled = list(operands)
-            for place, part in zip(places, parts, strict=True):
-                filled[place] = part
-            return operator.evaluate(*filled, **attributes)
+    def function(*parts: Tensor) -> Tensor:
+        filled = list(operands)
+        for place, part in zip(places, parts, strict=True):
+            filled[place] = part
+        return operator.evaluate(*filled, **attributes)
 
-        primal = tuple(_needed(operands[i]) for i in places)
-        direction = tuple(_needed(moving[i]) for i in places)
-        try:
-            return jvp(function, primal, direction)[1]
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward AD" not in str(error) and "forward-mode" not in str(error):
-                raise
-    with torch.enable_grad():  # differentiate the reverse pass instead
-        leaves = tuple(one.clone().requires_grad_(True) for one in primal)
-        value = function(*leaves)
-        dummy = torch.zeros_like(value, requires_grad=True)
-        pulled = torch.autograd.grad(value, leaves, dummy, create_graph=True)
-        total = sum((a * b).sum() for a, b in zip(pulled, direction, strict=True))
-        assert isinstance(total, Tensor)
-        return torch.autograd.grad(total, dummy)[0].detach()
+    return forward_product(function, [_needed(operands[i]) for i in places], [_needed(moving[i]) for i in places])[1]
 
 
 def _needed(value: Tensor | None) -> Tensor:

@@ -7,16 +7,16 @@ per sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from assay.errors import NumericalError, UsageError
 from assay.graph import Graph, evaluate_node
+from assay.probe import forward_product
 from assay.sensitivity.parameters.local import Reader, readers_of
 from assay.sensitivity.parameters.samples import has_plain_batch, inner_batches, split_samples
 
@@ -235,37 +235,6 @@ class Taps:
 
 
 _BYTES = 128_000_000
-
-
-def forward_product(
-    function: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Value and Jacobian-vector product of a function of several tensors.
-
-    Operators without forward-mode derivatives are handled by differentiating the reverse pass twice.
-
-    Returns:
-        Both, detached.
-
-    Raises:
-        RuntimeError: The function itself fails.
-    """
-    with torch.no_grad():
-        try:
-            outputs, product = jvp(function, tuple(primals), tuple(tangents))[:2]
-            return outputs, product
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward AD" not in str(error) and "forward-mode" not in str(error):
-                raise
-    with torch.enable_grad():
-        point = [primal.detach().requires_grad_(True) for primal in primals]
-        outputs = function(*point)
-        dummy = torch.zeros_like(outputs, requires_grad=True)
-        transposed = torch.autograd.grad(outputs, point, dummy, create_graph=True, allow_unused=True)
-        paired = [(row, tangent) for row, tangent in zip(transposed, tangents, strict=True) if row is not None]
-        rows, directions = [row for row, _ in paired], [direction for _, direction in paired]
-        (product,) = torch.autograd.grad(rows, dummy, directions)
-    return outputs.detach(), product.detach()
 
 
 def _walk(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from assay.graph import evaluate_node
-from assay.sensitivity.parameters.taps import forward_product
+from assay.probe import forward_product
 from assay.sensitivity.roundoff.assignment import Assignment
 
 

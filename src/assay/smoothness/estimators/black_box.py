@@ -16,6 +16,8 @@ from assay.smoothness.paths.path import Path
 from assay.subject import Subject, as_subject, private_copy
 
 _FEWEST = 5
+_JUMP = 0.5
+"""Growth of a second difference with the step below which it is a jump (0) and no kink (1)."""
 
 
 def black_box(
@@ -45,7 +47,7 @@ def black_box(
     total = float(path.end - path.start)
     tracks, grids, sides = [], [], []
     value, energy, signed = 0.0, 0.0, 0.0
-    count, resolution = 0.0, 0.0
+    count, resolution, broken = 0.0, 0.0, 0
     function, projection, precise = _function(model, path, outputs)
     for low, high in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         points = max(_FEWEST, round((samples - 1) * (high - low) / total) + 1)
@@ -59,6 +61,7 @@ def black_box(
         energy = energy + torch.stack([one.square().sum() for one in jumps])
         signed = signed + torch.stack([one.sum() for one in jumps])
         count += max(len(one) for one in jumps)
+        broken += max(int((one.exponent < _JUMP).sum()) for one in found)
         resolution = max(resolution, *(one.kinks_per_step for one in found))
         tracks.append(y)
         grids.append(t)
@@ -70,6 +73,11 @@ def black_box(
     at_knots = [after[0] - before[-1] for before, after in pairwise(sides)]
     kept = [part[:-1] for part in grids[:-1]] + grids[-1:]
     told = [f"Only samples were seen: about {resolution:.2g} kinks per step. Above 0.2 the estimate is low."]
+    if broken:
+        told.append(
+            f"At {broken} places the output itself seems to jump (or samples are noisy): there SMP is not defined, and "
+            "the number given grows with the number of samples."
+        )
     if not precise:
         told.append("The model runs in single precision only, which hides small jumps.")
     return Smp(
