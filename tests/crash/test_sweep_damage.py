@@ -66,9 +66,9 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def places(path: Path, count: int, seed: int = 0) -> list[int]:
-    """The first and last bytes, and random ones."""
+    """The first and last bytes, and random ones, the same in every run (a shard's name holds its process)."""
     size = path.stat().st_size
-    draw = random.Random(f"{seed} {path.name}")
+    draw = random.Random(f"{seed} {path.suffix}")
     return sorted(
         {0, 1, size // 2, size - 2, size - 1, *(draw.randrange(size) for _ in range(count))} & set(range(size))
     )
@@ -138,6 +138,50 @@ def test_one_flipped_byte_in_a_shard(unfinished: Path, sealed: Path, copy):
     flip(path, before.index(rows[0].name.encode()))
     run(JOB, directory=folder)
     assert digest_of_files(sealed_folder(folder)) == digest_of_files(sealed_folder(sealed))
+
+
+def test_every_bit_of_the_log_s_own_fields(unfinished: Path, tmp_path: Path):
+    """Its header, and the header of every frame, of which the salts tell frames of this log from older ones."""
+    (log,) = unfinished.glob("sweeps/*/shards/*-wal")
+    before, copy = log.read_bytes(), tmp_path / "log"
+    frame = 24 + int.from_bytes(before[8:12], "big")
+    fields = [*range(32), *(start + i for start in range(32, len(before), frame) for i in range(24))]
+    for place in fields:
+        for bit in range(8):
+            copy.write_bytes(before)
+            flip(copy, place, bit)
+            assert not log_is_whole(copy), (place, bit)
+
+
+def test_frames_of_an_older_log_are_no_damage(tmp_path: Path):
+    import sqlite3
+
+    path = tmp_path / "rows.sqlite"
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE many (text TEXT)")
+        connection.executemany("INSERT INTO many VALUES (?)", [("x" * 3000,)] * 20)
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        connection.execute("INSERT INTO many VALUES ('one more')")
+        content = (tmp_path / "rows.sqlite-wal").read_bytes()
+        frame = 24 + int.from_bytes(content[8:12], "big")
+        assert len({content[start + 8 : start + 16] for start in range(32, len(content), frame)}) == 2
+        assert log_is_whole(tmp_path / "rows.sqlite-wal")
+
+
+def test_a_shard_whose_table_has_another_name(unfinished: Path, copy):
+    folder = copy(unfinished)
+    (path,) = folder.glob("sweeps/*/shards/*.sqlite")
+    import sqlite3
+
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = path.read_bytes()
+    for place in [i for i in range(len(content)) if content.startswith(b"done", i)]:
+        flip(path, place)
+        assert not verify(folder).intact, place
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize("cut", [1, 100, 4096, 4120, 6000])

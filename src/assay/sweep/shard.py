@@ -127,8 +127,11 @@ def _checked_rows(path: Path) -> Iterator[Row]:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
                 raise ValueError(found)
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'done'").fetchone():
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            if not names:
                 return  # ended before the table was committed
+            if "done" not in names:
+                raise ValueError(f"there is no table of rows, but {', '.join(map(repr, sorted(names, key=str)))}")
             for *values, checksum in connection.execute(
                 "SELECT key, stage, name, content, bytes, seconds, checksum FROM done ORDER BY key"
             ):
@@ -171,7 +174,11 @@ def log_is_whole(path: Path) -> bool:
         frame = content[start : start + 24 + page]
         if len(frame) < 24 + page:
             return len(frame) == 0
-        if frame[8:16] != salts:  # left over from before the log began anew, or damaged when ours follow
+        if frame[8:16] != salts:
+            # A log that begins anew counts its first salt up and draws its second: frames left over from before differ
+            # in both. Where one is ours the other is damaged, and so is a frame that ours follow.
+            if frame[8:12] == salts[:4] or frame[12:16] == salts[4:]:
+                return False
             damaged = True
             continue
         if damaged:
