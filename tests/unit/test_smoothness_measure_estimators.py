@@ -182,6 +182,25 @@ def test_kernels_agree_with_events_on_a_trained_network():
     assert kernel.kinks is None
 
 
+def test_kernels_see_one_kink_where_overlapping_windows_share_it():
+    """Both windows hold the middle two places and change their winner at once."""
+
+    class Shared(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            line = torch.cat([x - 9, torch.sin(5 * x), torch.cos(3 * x), x - 9], dim=1)
+            windows = nn.functional.max_pool1d(line[:, None], 3, stride=1)[:, 0]
+            return torch.stack([windows[:, 0] - windows[:, 1], windows[:, 0] + windows[:, 1]], dim=1)
+
+    line = Line(torch.tensor([0.0]), torch.tensor([3.0]))
+    kernel = smp(Shared().double(), line, estimator="kac_rice", samples=4001)
+    event = smp(Shared().double(), line, estimator="event", samples=1001)
+    assert float(event.value[0]) < 1e-9 < float(event.value[1])
+    assert float(kernel.value[0]) < 1e-9
+    assert float(kernel.value[1]) == pytest.approx(float(event.value[1]), rel=0.02)
+    assert kernel.count == pytest.approx(event.count, rel=0.06)  # one by one: twice as many
+    assert torch.allclose(kernel.energy, event.energy, rtol=0.03, atol=1e-9)
+
+
 def test_few_samples_of_a_trained_network():
     few = smp(trained(), BlobPath(), estimator="event", samples=129)
     assert torch.allclose(few.value, dense().value, rtol=0.03)

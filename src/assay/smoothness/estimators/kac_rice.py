@@ -38,12 +38,27 @@ class _Gaps:
         speed: (n, units) magnitude of its derivative.
         change: jump of the unit's slope per unit of speed.
         spread: (n, units) what varies: its deviation along the path scales the kernel.
+        kink: (n, units) number of the kink that a unit has a part in; None where every unit has one of its own.
     """
 
     distance: Tensor
     speed: Tensor
     change: Tensor | float
     spread: Tensor
+    kink: Tensor | None = None
+
+    @property
+    def parts(self) -> Tensor | float:
+        """(n, units) how many units have a part in the same kink."""
+        return 1.0 if self.kink is None else self.kink.flatten().bincount()[self.kink]
+
+    def jumps(self, gradient: Tensor) -> Tensor:
+        """(n, units) jump of the output's slope at the kink that each unit has a part in."""
+        own = gradient * self.change * self.speed
+        if self.kink is None:
+            return own
+        whole = own.new_zeros(int(self.kink.max()) + 1).index_add_(0, self.kink.flatten(), own.flatten())
+        return whole[self.kink]
 
 
 class _Sums:
@@ -69,7 +84,7 @@ class _Sums:
         for output in range(sweep.values.shape[1]):
             for layer, gradient in enumerate(sweep.adjoint(output)):
                 for place, gap in enumerate(every[layer]):
-                    jump = gradient * gap.change * gap.speed
+                    jump = gap.jumps(gradient)
                     square = jump.square()
                     squares[layer][place] += square
                     size = jump.abs() * crossing[layer][place]
@@ -95,9 +110,10 @@ def kac_rice(
     """SMP along any path from densities of units at their thresholds and of ties in windows.
 
     Kernel widths c = 0.05 and 0.1 standard deviations of a unit, extrapolated as 2 S(0.05) - S(0.1). Of a window the
-    two largest count, whose tie is what changes the winner. Kinks are not located: `kinks` is None. Units that bend at
-    once are counted one by one, and units that rest on their threshold for a while distort the result. The number of
-    kinks is rougher than their sum: slow crossings weigh most in it.
+    two largest count, whose tie is what changes the winner; windows that overlap and have the same two largest have one
+    kink together. Kinks are not located: `kinks` is None. Other units that bend at once are counted one by one, and
+    units that rest on their threshold for a while distort the result. The number of kinks is rougher than their sum:
+    slow crossings weigh most in it.
 
     Args:
         network: the network.
@@ -117,9 +133,10 @@ def kac_rice(
     sums = _Sums(network, values.shape[1])
     for begin, sweep in _sweeps(network, path, rows, limits, adjoints=True):
         here = torch.arange(begin, begin + len(sweep.values))
-        every = _every(sweep, tables)
+        every = _every(sweep, tables, merged=True)
         crossing = [
-            [torch.stack([_kernel(gap, d, c) for c in WIDTHS]) * (gap.speed * weights[here, None]) for gap, d in pairs]
+            [torch.stack([_kernel(gap, d, c) for c in WIDTHS]) * (gap.speed * weights[here, None] / gap.parts)
+             for gap, d in pairs]
             for pairs in (zip(*one, strict=True) for one in zip(every, deviations, strict=True))
         ]  # fmt: skip
         sums.add(every, crossing, sweep, here % _HALVES)
@@ -147,7 +164,7 @@ def kac_rice(
         slopes=slopes[right],
         by_unit=dict(zip(places, map(_extrapolated, sums.units), strict=True)) if by_unit else {},
         error=(by_half[0].sum(0) - by_half[1].sum(0)).abs(),
-        notes=("Kinks that coincide are counted one by one.",),
+        notes=("Kinks that coincide are counted one by one, those of overlapping windows together.",),
     )
 
 
@@ -202,11 +219,12 @@ def _deviations(
     return deviations, torch.cat(values), torch.cat(slopes)
 
 
-def _every(sweep: Sweep, tables: dict[str, Tensor]) -> list[list[_Gaps]]:
-    return [_gaps(switch, tables.get(switch.node.name)) for switch in sweep.switches]
+def _every(sweep: Sweep, tables: dict[str, Tensor], *, merged: bool = False) -> list[list[_Gaps]]:
+    """Gaps of every node; `merged` finds out too which windows have a kink together, which takes a sort."""
+    return [_gaps(switch, tables.get(switch.node.name), merged) for switch in sweep.switches]
 
 
-def _gaps(switch: Switch, table: Tensor | None) -> list[_Gaps]:
+def _gaps(switch: Switch, table: Tensor | None, merged: bool) -> list[_Gaps]:
     if table is None:
         return [
             _Gaps(switch.inputs - level, switch.slopes.abs(), change, switch.inputs)
@@ -223,7 +241,26 @@ def _gaps(switch: Switch, table: Tensor | None) -> list[_Gaps]:
     gap = top[..., 0] - top[..., 1]
     gap = torch.where(torch.isfinite(gap), gap, 0.0)  # a window with one candidate never ties
     speed = torch.where(inside.sum(1) > 1, (steep[..., 0] - steep[..., 1]).abs(), 0.0)
-    return [_Gaps(gap, speed, sign, gap)]
+    return [_Gaps(gap, speed, sign, gap, _shared(table, place) if merged and _overlapping(table) else None)]
+
+
+def _overlapping(table: Tensor) -> bool:
+    """Whether two windows look at a common place."""
+    places = table[table >= 0]
+    return len(places.unique()) < len(places)
+
+
+def _shared(table: Tensor, place: Tensor) -> Tensor:
+    """(n, units) numbers of kinks: equal in windows of a point whose largest two are the same places.
+
+    Args:
+        table: (units, k) places of candidates.
+        place: (n, units, 2) which of the k are largest.
+    """
+    pair = table.clamp(min=0).expand(len(place), -1, -1).gather(2, place)
+    size = int(table.max()) + 1
+    row = torch.arange(len(place))[:, None]
+    return ((row * size + pair[..., 0]) * size + pair[..., 1]).unique(return_inverse=True)[1]
 
 
 def _kernel(gap: _Gaps, deviation: Tensor, c: float) -> Tensor:
