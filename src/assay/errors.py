@@ -11,6 +11,13 @@ class AssayError(Exception):
         where: the file, layer or argument it concerns; may be empty.
         advice: what to do next; may be empty.
         exit_code: the process exit code the command line uses for this class.
+
+    Example:
+        >>> error = AssayError("The file is empty.", where="data.npz", advice="Give one with samples.")
+        >>> print(error)
+        The file is empty.
+        Where: data.npz
+        Next: Give one with samples.
     """
 
     exit_code = 4
@@ -31,7 +38,12 @@ class AssayError(Exception):
 
 
 class UsageError(AssayError):
-    """The request itself is off: an option, a name, a value out of range."""
+    """The request itself is off: an option, a name, a value out of range.
+
+    Example:
+        >>> UsageError.exit_code
+        2
+    """
 
     exit_code = 2
 
@@ -48,17 +60,36 @@ class MissingExtra(UsageError):
 
 
 class TrustRequired(UsageError):
-    """Opening this would execute code, and --trust was not given."""
+    """Opening this would execute code, and --trust was not given.
+
+    Example:
+        >>> issubclass(TrustRequired, UsageError)
+        True
+    """
+
+
+class PluginError(UsageError):
+    """What another package adds to assay cannot be used."""
 
 
 class SubjectError(AssayError):
-    """The model or the data cannot be used."""
+    """The model or the data cannot be used.
+
+    Example:
+        >>> SubjectError.exit_code
+        3
+    """
 
     exit_code = 3
 
 
 class CaptureError(SubjectError):
-    """The model could not be captured as a graph."""
+    """The model could not be captured as a graph.
+
+    Example:
+        >>> issubclass(CaptureError, SubjectError)
+        True
+    """
 
 
 class UnsupportedOperator(SubjectError):
@@ -70,6 +101,17 @@ class NumericalError(SubjectError):
 
 
 class StoreError(AssayError):
-    """A run directory cannot be read or written (missing, damaged, disk full)."""
+    """A run directory cannot be read or written (missing, damaged, disk full).
+
+    Example:
+        >>> StoreError.exit_code
+        3
+    """
+
+    exit_code = 3
+
+
+class TrackingError(AssayError):
+    """A tracking server cannot be reached, or refuses what it is sent."""
 
     exit_code = 3

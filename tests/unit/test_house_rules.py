@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "assay"
 
 # Each floor may import the floors before it, and itself; parts on one floor do not know each other.
 FLOORS = (
-    {"_version", "errors", "grade"},
+    {"_version", "brief", "errors", "grade", "plugins"},
     {"gaussian"},
     {"graph", "covariance"},
     {"interpret"},
@@ -24,14 +24,16 @@ GROUND = FLOORS[0]
 BASE = frozenset().union(*FLOORS) | {"_lazy"}
 ANALYSES = {"moments", "sensitivity", "filtering", "boundary", "smoothness"}
 # The stations after the analyses; data flows one way, so no analysis looks at what becomes of its results.
-DOWNSTREAM = {"store", "render", "audit", "cli"}
+DOWNSTREAM = {"store", "render", "comparing", "requiring", "audit", "cli"}
 # What these may import besides themselves: leaves, and what several analyses build on, between the floors and them.
 ONLY = {
     "results": GROUND,
     "render": GROUND | {"results"},
+    "comparing": GROUND | {"results"},
+    "requiring": GROUND | {"results"},
     "inputs": GROUND | {"subject"},
-    "norms": BASE | {"subject"},
-    "certified": BASE | {"subject", "inputs", "norms"},
+    "norms": BASE | {"subject", "results"},
+    "certified": BASE | {"subject", "inputs", "norms", "results"},
 }
 # Result.save(), .plot() and .report() are shorthands: inside functions, and only there, a result may reach downstream.
 LATE = {"results": {"render", "store"}}

@@ -18,9 +18,10 @@ from assay.errors import StoreError
 from assay.grade import Grade
 from assay.render.html import render
 from assay.results import Audit, Figure, Quantity, Result, atomic
+from assay.results.names import stem
 from assay.store import encode, open_run, save_audit, save_result
 from assay.store.decode import value
-from assay.store.layout import is_member, is_stem, stem
+from assay.store.layout import is_member, is_stem
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 VALUES = st.recursive(

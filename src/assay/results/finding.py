@@ -8,7 +8,12 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """Outcome of a rule, mildest first."""
+    """Outcome of a rule, mildest first.
+
+    Example:
+        >>> max(Status, key=lambda status: status.severity)
+        <Status.ERROR: 'error'>
+    """
 
     PASS = "pass"
     WARN = "warn"
@@ -31,6 +36,10 @@ class Finding:
         sentence: what was found, in plain words, with the number and its grade.
         place: layer, class or input it concerns; may be empty.
         next_step: what to do about it; empty for a pass.
+
+    Example:
+        >>> Finding("size.limit", Status.WARN, "The model is large.", next_step="Prune it.").status.severity
+        1
     """
 
     rule: str
@@ -41,5 +50,15 @@ class Finding:
 
 
 def worst(findings: Iterable[Finding]) -> Status:
-    """Most severe status among findings; PASS when there is none."""
+    """Most severe status among findings; PASS when there is none.
+
+    Returns:
+        The status.
+
+    Example:
+        >>> worst([Finding("a", Status.PASS, "Fine."), Finding("b", Status.WARN, "Hm.")])
+        <Status.WARN: 'warn'>
+        >>> worst([])
+        <Status.PASS: 'pass'>
+    """
     return max((finding.status for finding in findings), key=lambda status: status.severity, default=Status.PASS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results.displayed import Displayed, in_notebook, in_words
 from assay.results.finding import Finding, Status, worst
 from assay.results.table import Table
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     import numpy
     import pandas
+
+Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,15 @@ class Quantity:
         low: lower end of the interval, or None.
         high: upper end of the interval, or None.
         interval: what the interval is, such as ``95 % bootstrap`` or ``5th to 95th percentile over inputs``.
+        better: which way a model is better; None where neither is, or where the number tells of the measurement.
+        basis: path, within the result, of the values that the number sums up, such as ``inputs.distance.median``
+            (`assay.results.paths`). The first column of that table, or the place in that array, names the sample.
+        confidence: level at which `low` to `high` covers the value over samples like these, such as 0.95; None for a
+            band over inputs, and for an interval that covers less, such as draws at fixed inputs.
+
+    Example:
+        >>> Quantity(0.31, Grade.SAMPLED, "share", "flip rate", low=0.27, high=0.35, interval="95 % Wilson").high
+        0.35
     """
 
     value: float
@@ -39,6 +52,9 @@ class Quantity:
     low: float | None = None
     high: float | None = None
     interval: str = ""
+    better: Better | None = None
+    basis: str = ""
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,10 @@ class Figure:
         title: short title.
         caption: how to read it.
         data: what the drawing of this kind needs, JSON-serialisable (large arrays stay in `Result.arrays`, by key).
+
+    Example:
+        >>> Figure("bars", "Accuracy", "By class.", {"labels": ["cat"], "series": [{"label": "", "values": [0.9]}]})
+        Figure(bars: 'Accuracy')
     """
 
     kind: str
@@ -57,12 +77,19 @@ class Figure:
     caption: str
     data: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Figure({self.kind}: {self.title!r})"
+
 
 @dataclass(frozen=True)
 class Provenance:
     """Where a result comes from: enough to repeat it.
 
     `wall_seconds` and `peak_bytes` vary from run to run and are left out of any digest.
+
+    Example:
+        >>> Provenance("moments", "demo", "3f...", "digits", "8a...", {}, seed=0, versions={"torch": "2.10"}).seed
+        0
     """
 
     analysis: str
@@ -93,6 +120,10 @@ class Result:
         findings: every rule's outcome, passes too.
         warnings: what the reader must know to read the numbers.
         provenance: how to repeat it; None for a result computed outside an audit.
+
+    Example:
+        >>> Result("size", "Size", "How large is it?", {"bytes": Quantity(12.0, Grade.EXACT, "kB", "weights")})
+        Result('size': weights: 12 kB exact)
     """
 
     name: str
@@ -130,9 +161,22 @@ class Result:
         return self.tables[name].to_frame()
 
     def plot(self, index: int = 0) -> Any:
-        """Draw one of the result's figures as a matplotlib Figure."""
+        """Draw one of the result's figures.
+
+        Args:
+            index: which of `figures`.
+
+        Returns:
+            A `matplotlib.figure.Figure`, not registered with pyplot.
+
+        Raises:
+            UsageError: if the result has no such figure.
+        """
         from assay.render.figures import draw
 
+        if not -len(self.figures) <= index < len(self.figures):
+            titles = "; ".join(f"{place}: {figure.title}" for place, figure in enumerate(self.figures))
+            raise UsageError(f"There is no figure {index}.", where="plot", advice=f"There are {titles or 'none'}.")
         return draw(self.figures[index], self.arrays)
 
     def save(self, directory: str | Path) -> Path:
@@ -142,13 +186,14 @@ class Result:
         return save_result(self, directory)
 
     def _repr_html_(self) -> str:
-        from assay.render.html import result_fragment
+        return in_notebook(self)
 
-        return result_fragment(self)
+    def __repr__(self) -> str:
+        return f"Result({self.name!r}: {in_words(self)})"
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Displayed):
     """All results of one run over one subject.
 
     Attributes:
@@ -176,6 +221,12 @@ class Audit:
         """Most severe finding of all."""
         return worst(self.findings)
 
+    def result(self, rows: int | None = None) -> Result:
+        """Key figures, findings and times of all analyses as one small result."""
+        from assay.results.overview import overview
+
+        return overview(self, rows)
+
     def save(self, directory: str | Path) -> Path:
         """Write everything into a run directory and return it."""
         from assay.store import save_audit
@@ -187,3 +238,17 @@ class Audit:
         from assay.render.html import write_report
 
         return write_report(self, path)
+
+    def export(self, path: str | Path, format: str | None = None) -> list[Path]:
+        """Write it for other programs; nothing that assay did not export is overwritten.
+
+        Args:
+            path: a file for ``html``, ``json`` and ``safetensors``, a folder for ``csv`` and ``parquet``.
+            format: one of these, or of a plug-in; by the ending of the path when None.
+
+        Returns:
+            The files that were written.
+        """
+        from assay.render.export import export
+
+        return export(self, path, format)

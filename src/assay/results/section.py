@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Section:
-    """Part of a Result: whatever it has of each."""
+    """Part of a Result: whatever it has of each.
+
+    Example:
+        >>> Section(warnings=("Only 12 inputs were used.",)).warnings
+        ('Only 12 inputs were used.',)
+    """
 
     tables: Mapping[str, Table] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()

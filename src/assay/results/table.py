@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from assay.errors import MissingExtra
@@ -24,6 +24,12 @@ class Column:
         grade: reliability of the numbers; None for text and identifiers.
         description: one sentence saying how to read the column.
         node: True when the column holds graph node names, so that the graph can be coloured by other columns.
+        lens: what the column is called where a reader chooses by what to colour the graph; for the few numbers per
+            layer that matter most, empty for others.
+
+    Example:
+        >>> Column("distance", "distance", "pixels", Grade.SAMPLED, "To the nearest boundary point found.").unit
+        'pixels'
     """
 
     name: str
@@ -32,11 +38,18 @@ class Column:
     grade: Grade | None = None
     description: str = ""
     node: bool = False
+    lens: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A tidy table: every row is a tuple as long as `columns`; cells are str, int, float, bool or None."""
+    """A tidy table: every row is a tuple as long as `columns`; cells are str, int, float, bool or None.
+
+    Example:
+        >>> table = Table("sizes", "Sizes", (Column("layer"), Column("weights")), (("conv", 72), ("head", 640)))
+        >>> table.column("weights"), table
+        ([72, 640], Table('sizes', 2 rows x 2 columns))
+    """
 
     name: str
     title: str
@@ -50,6 +63,30 @@ class Table:
                 raise ValueError(
                     f"table {self.name!r}: a row has {len(row)} cells, {len(self.columns)} columns expected"
                 )
+
+    def __repr__(self) -> str:
+        return f"Table({self.name!r}, {len(self.rows)} rows x {len(self.columns)} columns)"
+
+    def _repr_html_(self) -> str:
+        from assay.results.displayed import in_notebook
+        from assay.results.model import Result
+
+        return in_notebook(Result(self.name, self.title, "", tables={self.name: self}))
+
+    def first(self, rows: int) -> Table:
+        """The table with its first rows alone; its caption says what is left out.
+
+        Returns:
+            The table itself where it has no more rows.
+
+        >>> table = Table("inputs", "Inputs", (Column("n"),), ((1,), (2,), (3,)))
+        >>> table.first(2).caption, table.first(3) is table
+        ("First 2 of 3 rows; to_frame('inputs') has all.", True)
+        """
+        if len(self.rows) <= rows:
+            return self
+        caption = with_left_out(self.caption, self.name, rows, len(self.rows))
+        return replace(self, rows=tuple(self.rows[:rows]), caption=caption)
 
     @classmethod
     def from_records(
@@ -85,3 +122,8 @@ class Table:
         except ImportError as error:
             raise MissingExtra("pandas", "tables", "A table as a data frame") from error
         return pandas.DataFrame(list(self.rows), columns=[column.name for column in self.columns])
+
+
+def with_left_out(caption: str, name: str, shown: int, total: int) -> str:
+    """The caption of a table that shows some of its rows."""
+    return f"{caption} First {shown} of {total:,} rows; to_frame({name!r}) has all.".strip()

@@ -5,14 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from assay.errors import StoreError
 from assay.results import checked
 from assay.results.atomic import discard, refuse, write_atomic
-from assay.store.layout import CONFIG, GRAPH, INVOCATION, MANIFEST, NODES, REPORT, RESULTS, SWEEPS, TIMING
+from assay.store.layout import (
+    CONFIG,
+    GRAPH,
+    INVOCATION,
+    MANIFEST,
+    NODES,
+    REPORT,
+    REPORT_LAYERS,
+    RESULTS,
+    SWEEPS,
+    TIMING,
+    is_report,
+)
 
 CHECKSUMS = "checksums.json"
 FORMAT = "assay-checksums"
@@ -32,14 +44,15 @@ def write_checksums(folder: Path) -> Path:
     return _write(folder, {name: fingerprint(folder / name) for name in members(folder)})
 
 
-def update_checksums(folder: Path, names: Iterable[str]) -> None:
-    """List some files anew, when the run has a list; what the list says of all others stays.
+def update_report(folder: Path) -> None:
+    """List the report and its pages anew, when the run has a list; what the list says of all others stays.
 
     Raises:
         StoreError: when the list is damaged.
     """
     if (folder / CHECKSUMS).exists():
-        _write(folder, read_checksums(folder) | {name: fingerprint(folder / name) for name in names})
+        others = {name: mark for name, mark in read_checksums(folder).items() if not is_report(name)}
+        _write(folder, others | {name: fingerprint(folder / name) for name in members(folder) if is_report(name)})
 
 
 def drop_checksums(folder: Path) -> None:
@@ -105,6 +118,8 @@ def members(folder: Path) -> Iterator[str]:
         Paths with forward slashes, in order.
     """
     yield from (name for name in FILES if (folder / name).is_file() and not (folder / name).is_symlink())
+    pages = sorted(f"{REPORT_LAYERS}/{path.name}" for path in (folder / REPORT_LAYERS).glob("*.html"))
+    yield from (name for name in pages if is_report(name) and not (folder / name).is_symlink())
     for below in (RESULTS, SWEEPS):
         for place, folders, files in os.walk(folder / below):
             folders.sort()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from assay.errors import StoreError
 from assay.grade import Grade
-from assay.results import Column, Figure, Finding, Provenance, Quantity, Result, Status, Table
+from assay.results import Better, Column, Figure, Finding, Provenance, Quantity, Result, Status, Table
 from assay.store.layout import SCHEMA
 
 
@@ -98,6 +98,13 @@ class Reader:
         """A number or None."""
         return None if self.record.get(name) is None else self.number(name)
 
+    def choice(self, name: str, among: tuple[str, ...]) -> str | None:
+        """One of some texts, or None."""
+        found = self.record.get(name)
+        if found is not None and found not in among:
+            _wrong(self.where, f"{name!r} is none of {', '.join(among)}")
+        return found
+
     def mapping(self, name: str) -> dict[str, Any]:
         """An object with text keys."""
         found = self._member(name, dict, "an object")
@@ -181,6 +188,7 @@ def table(reader: Reader) -> Table:
             grade=None if entry.record.get("grade") is None else entry.grade("grade"),
             description=entry.text("description"),
             node=entry.flag("node"),
+            lens=entry.text("lens") if "lens" in entry.record else "",
         )
         for entry in reader.items("columns")
     )
@@ -202,6 +210,9 @@ def _quantity(reader: Reader) -> Quantity:
         low=reader.optional_number("low"),
         high=reader.optional_number("high"),
         interval=reader.text("interval"),
+        better=cast(Better | None, reader.choice("better", ("lower", "higher"))),
+        basis=reader.text("basis") if "basis" in reader.record else "",
+        confidence=reader.optional_number("confidence"),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from assay.errors import StoreError
+from assay.results.arrays import keyed
 from assay.store.layout import SCHEMA
 
 if TYPE_CHECKING:
@@ -121,17 +122,12 @@ def table_document(table: Table) -> dict[str, Any]:
     }
 
 
-def array_keys(result: Result) -> dict[str, str]:
-    """Key in the safetensors file for every array: its own name when that is short and printable."""
-    keys: dict[str, str] = {}
-    for index, name in enumerate(result.arrays):
-        usable = name.isascii() and name.isprintable() and 0 < len(name) <= 200 and name != "__metadata__"
-        keys[name] = name if usable and not name.startswith("array:") else f"array:{index}"
-    return keys
-
-
-def array_bytes(result: Result, keys: Mapping[str, str]) -> bytes:
+def array_bytes(result: Result, names: Mapping[str, str]) -> bytes:
     """All arrays of a result as one safetensors file.
+
+    Args:
+        result: whose arrays.
+        names: key in the file by array name.
 
     Returns:
         Content of the file.
@@ -141,21 +137,7 @@ def array_bytes(result: Result, keys: Mapping[str, str]) -> bytes:
     """
     from safetensors.numpy import save
 
-    arrays: dict[str, numpy.ndarray] = {}
-    for name, value in result.arrays.items():
-        place = f"result {result.name!r}, array {name!r}"
-        array = _numpy(value)
-        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-            raise StoreError(
-                f"Arrays of type {array.dtype} cannot be stored.", where=place, advice="Store real numbers or booleans."
-            )
-        # safetensors writes the raw buffer: it has to be contiguous and little-endian
-        arrays[keys[name]] = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-    return save(arrays)
-
-
-def _numpy(value: Any) -> numpy.ndarray:
-    return numpy.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, order="C")
+    return save(keyed(result, names))
 
 
 def timing(result: Result) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 SCHEMA = 1
@@ -15,6 +14,7 @@ NODES = "nodes.json"
 RESULTS = "results"
 CONFIG = "config.toml"
 REPORT = "report.html"
+REPORT_LAYERS = "report_layers"
 INVOCATION = "invocation.json"
 SWEEPS = "sweeps"
 
@@ -22,27 +22,21 @@ MAXIMUM_JSON_BYTES = 512 * 2**20
 MAXIMUM_ARRAY_BYTES = 16 * 2**30
 MAXIMUM_FILES = 10_000
 
-_PLAIN = re.compile(r"[a-z][a-z0-9_-]{0,59}")
+_LAYERS = re.compile(r"layers-\d{4,}\.html")
 _STEM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
-_RESERVED = re.compile(r"con|prn|aux|nul|com\d|lpt\d")  # devices on Windows, whatever the ending
 
 
-def stem(name: str) -> str:
-    """File name, without ending, of a result: its own name when that is plain, else a plain form of it with a digest.
+def is_report(path: str) -> bool:
+    """Whether a path below a run directory is the report or one of the pages of layers beside it.
 
     Returns:
-        A name that is safe on every file system.
+        True for what making the report again replaces.
 
-    >>> stem("moments")
-    'moments'
-    >>> stem("../../etc/passwd")
-    'etc_passwd-3754d6cb'
+    >>> is_report("report.html"), is_report("report_layers/layers-0001.html"), is_report("report_layers/notes.html")
+    (True, True, False)
     """
-    if _PLAIN.fullmatch(name) and not _RESERVED.fullmatch(name):
-        return name
-    readable = re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_-")[:40] or "result"
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{readable}-{digest}"
+    folder, _, file = path.rpartition("/")
+    return path == REPORT or (folder == REPORT_LAYERS and bool(_LAYERS.fullmatch(file)))
 
 
 def is_stem(text: str) -> bool:

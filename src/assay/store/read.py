@@ -39,6 +39,15 @@ def open_run(directory: str | Path) -> Audit:
 
     Raises:
         StoreError: when files are missing, damaged, of another format version, or not what they claim to be.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from assay.results import Result
+        >>> from assay.store import save_audit
+        >>> with TemporaryDirectory() as folder:
+        ...     run = save_audit(Audit({"name": "demo"}, {"size": Result("size", "Size", "")}), folder)
+        ...     list(open_run(run).results)
+        ['size']
     """
     folder = Path(directory)
     manifest = read_manifest(folder)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from assay.errors import StoreError
 from assay.results import checked
+from assay.results.arrays import array_keys
 from assay.results.atomic import discard, make_folder, publish, stage, sync_folder
+from assay.results.names import stem
 from assay.store import encode
 from assay.store.checksums import drop_checksums
-from assay.store.layout import GRAPH, MANIFEST, NODES, RESULTS, SCHEMA, TIMING, stem
+from assay.store.layout import GRAPH, MANIFEST, NODES, RESULTS, SCHEMA, TIMING
 from assay.store.read import read_manifest, read_timing
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ def save_audit(audit: Audit, directory: str | Path) -> Path:
 
     Raises:
         StoreError: when a value cannot be stored, the disk is full or the place cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from assay.results import Audit
+        >>> with TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in save_audit(Audit({"name": "demo"}, {}), folder).iterdir())
+        ['results', 'run.json', 'timing.json']
     """
     folder = Path(directory)
     contents: dict[str, bytes] = {}
@@ -81,6 +90,13 @@ def save_result(result: Result, directory: str | Path) -> Path:
 
     Raises:
         StoreError: when the directory holds a damaged run, a value cannot be stored, or the place cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from assay.results import Result
+        >>> with TemporaryDirectory() as folder:
+        ...     (save_result(Result("size", "Size", ""), folder) / "results").is_dir()
+        True
     """
     folder = Path(directory)
     exists = (folder / MANIFEST).exists()
@@ -108,7 +124,7 @@ def _result_paths(base: str) -> tuple[str, str]:
 
 def _result_files(result: Result, base: str) -> dict[str, bytes]:
     document, arrays = _result_paths(base)
-    keys = encode.array_keys(result)
+    keys = array_keys(result)
     contents = {document: encode.to_bytes(encode.result_document(result, keys), f"result {result.name!r}")}
     if keys:
         contents[arrays] = encode.array_bytes(result, keys)

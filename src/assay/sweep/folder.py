@@ -12,7 +12,8 @@ from pathlib import Path
 from assay.errors import StoreError
 from assay.results import checked
 from assay.results.atomic import discard, make_folder, publish, refuse, stage, sync_folder
-from assay.store.layout import SWEEPS, stem
+from assay.results.names import stem
+from assay.store.layout import SWEEPS
 from assay.sweep.shard import ENDING, Row, read_rows
 from assay.sweep.side_files import OUTCOMES, SHARDS, differs, read_side_file, side_file
 from assay.sweep.work import Job, Outcome, digest_of, identity_of

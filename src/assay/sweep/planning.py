@@ -81,6 +81,20 @@ def plan(job: Job, *, workers: int = 1, directory: str | Path | None = None, bud
 
     Raises:
         UsageError: when the job is to run in other processes and cannot be pickled.
+
+    Example:
+        >>> import numpy as np
+        >>> from assay.sweep import Item
+        >>> class Squares:
+        ...     name, identity, threads, stages = "squares", {"version": 1}, 1, 1
+        ...
+        ...     def items(self, stage, done):
+        ...         return [Item(f"square of {n}", {"n": n}) for n in range(3)]
+        ...
+        ...     def open(self, stage, done):
+        ...         return lambda item: {"value": np.array(item.arguments["n"] ** 2)}
+        >>> plan(Squares(), budget=0.1).items
+        3
     """
     place = None if directory is None else Path(directory)
     threads = Threads(job.threads)

@@ -19,6 +19,11 @@ def terminable() -> Iterator[None]:
 
     Yields:
         Nothing.
+
+    Example:
+        >>> with terminable():
+        ...     print("working")
+        working
     """
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if ours:

@@ -31,6 +31,10 @@ class Damage:
     Attributes:
         path: the file, below the run directory.
         why: what is wrong with it.
+
+    Example:
+        >>> Damage("results/moments.json", "its checksum is another one").path
+        'results/moments.json'
     """
 
     path: str
@@ -72,6 +76,14 @@ def verify(directory: str | Path) -> Verification:
 
     Raises:
         StoreError: when there is no run, or a file cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from assay.results import Audit
+        >>> from assay.store import save_audit
+        >>> with TemporaryDirectory() as folder:
+        ...     verify(save_audit(Audit({"name": "demo"}, {}), folder)).intact
+        True
     """
     folder = Path(directory)
     found = Verification(str(folder))

@@ -25,6 +25,10 @@ class Item:
         name: for people, in progress and errors; unique within the job.
         arguments: plain JSON values: everything besides the job's identity and the stage that decides the outcome.
         cost: in the job's own measure, such as multiply-adds; only ratios matter.
+
+    Example:
+        >>> Item("square 3", {"x": 3}).arguments
+        {'x': 3}
     """
 
     name: str
@@ -111,6 +115,19 @@ def digest_of(job: Job) -> str:
 
     Raises:
         UsageError: when the identity is not plain JSON.
+
+    Example:
+        >>> import numpy as np
+        >>> class Squares:
+        ...     name, identity, threads, stages = "squares", {"version": 1}, 1, 1
+        ...
+        ...     def items(self, stage, done):
+        ...         return [Item(f"square of {n}", {"n": n}) for n in range(3)]
+        ...
+        ...     def open(self, stage, done):
+        ...         return lambda item: {"value": np.array(item.arguments["n"] ** 2)}
+        >>> len(digest_of(Squares()))
+        64
     """
     return hashlib.sha256(canonical(identity_of(job))).hexdigest()
 
@@ -128,6 +145,20 @@ def key_of(job: Job, stage: int, item: Item) -> str:
 
     Raises:
         UsageError: when identity or arguments are not plain JSON.
+
+    Example:
+        >>> import numpy as np
+        >>> class Squares:
+        ...     name, identity, threads, stages = "squares", {"version": 1}, 1, 1
+        ...
+        ...     def items(self, stage, done):
+        ...         return [Item(f"square of {n}", {"n": n}) for n in range(3)]
+        ...
+        ...     def open(self, stage, done):
+        ...         return lambda item: {"value": np.array(item.arguments["n"] ** 2)}
+        >>> job = Squares()
+        >>> key_of(job, 0, Item("one", {"n": 1})) == key_of(job, 0, Item("another name", {"n": 1}))
+        True
     """
     return item_key(digest_of(job), stage, item)
 
