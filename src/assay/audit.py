@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from assay import boundary, filtering, moments, sensitivity, smoothness
+from assay import analyses, plugins
 from assay._version import __version__
-from assay.config import AuditConfig
-from assay.errors import AssayError, SubjectError, UsageError
+from assay.analyses import ANALYSES, Analysis
+from assay.config import AuditConfig, section
+from assay.effort import Estimate
+from assay.errors import AssayError, PluginError, SubjectError
 from assay.graph import draw_svg
 from assay.results import Audit, Column, Provenance, Result, Table
 from assay.store import save_audit, save_result
@@ -25,38 +27,7 @@ from assay.subject import Subject
 
 Progress = Callable[[int, int, str], None]
 
-
-@dataclass(frozen=True)
-class Analysis:
-    """One analysis as the audit runs it.
-
-    Attributes:
-        run: `(subject, config, progress) -> Result`.
-        plan: `(subject, config) -> str`, a plain estimate of what it will cost.
-        sweeps: `run` also takes `directory`, the run directory, to keep what is finished and go on after any stop.
-        too_long: `(subject, config) -> str`, why an audit of everything leaves it out; empty when it does not.
-    """
-
-    run: Callable[..., Result]
-    plan: Callable[[Subject, Any], str]
-    sweeps: bool = False
-    too_long: Callable[[Subject, Any], str] | None = None
-
-
-ANALYSES: Mapping[str, Analysis] = MappingProxyType(
-    {
-        "moments": Analysis(moments.analyse, moments.plan),
-        "sensitivity": Analysis(sensitivity.analyse, sensitivity.plan),
-        "filtering": Analysis(filtering.examine, filtering.plan, sweeps=True, too_long=filtering.too_long),
-        "boundary": Analysis(boundary.analyse, boundary.plan),
-        "smoothness": Analysis(smoothness.analyse, smoothness.plan),
-    }
-)
-"""Every analysis, in the order they run. To add one, add a line."""
-
-
-_DECIDING = ("assay", "torch", "threads")
-"""Versions and settings of a process that its numbers depend on."""
+__all__ = ["ANALYSES", "Analysis", "audit", "computed_by", "estimates", "plan"]
 
 
 def audit(
@@ -86,6 +57,7 @@ def audit(
 
     Raises:
         UsageError: for an unknown analysis.
+        PluginError: for an analysis of another package, asked for by name, that is broken.
         SubjectError: when not a single analysis could run.
 
     Example:
@@ -108,26 +80,31 @@ def audit(
             results[name] = finished[name]
             continue
         started = time.perf_counter()
-        analysis, settings = ANALYSES[name], getattr(config, name)
-        if reason := _left_out(subject, name, settings, only):
+        if reason := _left_out(subject, name, config, only):
             left_out[name] = reason
             continue
+        analysis, settings = ANALYSES[name], section(config, name)
         kept = {"directory": Path(out)} if analysis.sweeps and out is not None else {}
         try:
-            result = analysis.run(subject, settings, progress=progress, **kept)
-        except SubjectError as error:
-            if _forbids_fallback(config, name):
+            result = _call(name, analysis.run, subject, settings, progress=progress, **kept)
+        except (SubjectError, PluginError) as error:
+            if _forbids_fallback(config, name) or (isinstance(error, PluginError) and only is not None):
                 raise
             left_out[name] = str(error)
             errors.append(error)
             continue
-        result = replace(result, provenance=_provenance(subject, name, config, time.perf_counter() - started))
+        result = replace(result, provenance=_provenance(subject, name, settings, time.perf_counter() - started))
         results[name] = result
         if out is not None:
             save_result(result, out)
     if not results and errors:
         raise errors[0]
     svg, nodes = _drawing(subject, left_out)
+    left_out |= {
+        f"plug-in {plugin.name}": error.what
+        for plugin, error in plugins.problems().items()
+        if not (plugin.group == plugins.ANALYSES and plugin.name in left_out)
+    }
     run = Audit(subject.describe(), results, left_out, svg, nodes)
     if out is not None:
         save_audit(run, out)
@@ -138,36 +115,79 @@ def plan(
     subject: Subject, config: AuditConfig | None = None, only: Sequence[str] | None = None
 ) -> list[tuple[str, str]]:
     """What each analysis will do and cost, in plain words, before anything runs."""
+    return [(name, found.text) for name, found in estimates(subject, config, only)]
+
+
+def estimates(
+    subject: Subject, config: AuditConfig | None = None, only: Sequence[str] | None = None
+) -> list[tuple[str, Estimate]]:
+    """The same with numbers: operations, memory, disk; `runs` is false where an analysis is left out.
+
+    Returns:
+        Name and estimate of every analysis, in the order they run.
+
+    Raises:
+        UsageError: for an unknown analysis.
+        PluginError: for a broken one of another package, asked for by name.
+    """
     config = config or AuditConfig()
-    steps: list[tuple[str, str]] = []
+    steps: list[tuple[str, Estimate]] = []
     for name in _chosen(only):
-        settings = getattr(config, name)
-        reason = _left_out(subject, name, settings, only)
-        steps.append((name, f"left out. {reason}" if reason else ANALYSES[name].plan(subject, settings)))
+        if reason := _left_out(subject, name, config, only):
+            steps.append((name, Estimate(f"left out. {reason}", runs=False)))
+            continue
+        found = _call(name, ANALYSES[name].plan, subject, section(config, name))
+        steps.append((name, found if isinstance(found, Estimate) else Estimate(str(found), None)))
     return steps
 
 
-def _left_out(subject: Subject, name: str, settings: Any, only: Sequence[str] | None) -> str:
+def _left_out(subject: Subject, name: str, config: AuditConfig, only: Sequence[str] | None) -> str:
     """Why an audit of everything leaves an analysis out; empty when it does not."""
-    too_long = ANALYSES[name].too_long
-    return too_long(subject, settings) if only is None and too_long is not None else ""
+    if only is not None:
+        return ""
+    try:
+        too_long: Any = ANALYSES[name].too_long
+    except PluginError as error:
+        return error.what
+    return _call(name, too_long, subject, section(config, name)) if too_long is not None else ""
+
+
+def _call(name: str, function: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Call a function of an analysis; what goes wrong inside another package's is told as its fault."""
+    plugin = analyses.offered().get(name)
+    try:
+        found = function(*arguments, **keywords)
+    except AssayError:
+        raise
+    except Exception as error:
+        if plugin is None:
+            raise
+        raise PluginError(
+            f"The analysis {name!r} of {plugin.origin} failed: {type(error).__name__}: {error}",
+            where=plugin.value,
+            advice="Tell its authors, or leave it out with --only or --no-plugins.",
+        ) from error
+    if plugin is not None and isinstance(found, Result) and found.name != name:
+        raise PluginError(
+            f"The analysis {name!r} of {plugin.origin} returned a result called {found.name!r}.",
+            where=plugin.value,
+            advice="Its authors have to give the result the name of the entry point.",
+        )
+    return found
 
 
 def _chosen(only: Sequence[str] | None) -> list[str]:
     unknown = [name for name in only or () if name not in ANALYSES]
     if unknown:
-        raise UsageError(
-            f"There is no analysis {unknown[0]!r}.", where="--only", advice=f"Choose from: {', '.join(ANALYSES)}."
-        )
+        raise analyses.unknown(unknown[0])
     return [name for name in ANALYSES if only is None or name in only]
 
 
 def _forbids_fallback(config: AuditConfig, name: str) -> bool:
-    return getattr(getattr(config, name), "fallback", None) == "error"
+    return getattr(getattr(config, name, None), "fallback", None) == "error"
 
 
-def _provenance(subject: Subject, name: str, config: AuditConfig, seconds: float) -> Provenance:
-    settings = getattr(config, name)
+def _provenance(subject: Subject, name: str, settings: Any, seconds: float) -> Provenance:
     data = subject.data
     return Provenance(
         analysis=name,
@@ -176,31 +196,44 @@ def _provenance(subject: Subject, name: str, config: AuditConfig, seconds: float
         data=data.name if data is not None else "",
         data_digest=data.digest if data is not None else "",
         config=settings.model_dump(mode="json"),
-        seed=settings.seed,
+        seed=getattr(settings, "seed", 0),
         versions={
             "assay": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
+            **plugins.versions(_used(name, subject)),
         },
         trusted=subject.trusted,
         wall_seconds=seconds,
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes(),
     )
+
+
+def _used(name: str, subject: Subject | None = None) -> set[plugins.Plugin]:
+    """The plug-ins that have a part in a result: the analysis, and operators and rules for nodes of the graph."""
+    plugin = analyses.offered().get(name)
+    used = set() if plugin is None else {plugin}
+    if subject is not None:
+        with contextlib.suppress(SubjectError):
+            used |= plugins.credited({node.op for node in subject.graph})
+    return used
 
 
 def computed_by(result: Result, settings: Any) -> bool:
-    """Whether these settings and the libraries of this process would give this result again."""
+    """Whether these settings, and the libraries and plug-ins of this process, would give this result again."""
     made = result.provenance
-    return (
-        made is not None
-        and dict(made.config) == settings.model_dump(mode="json")
-        and {name: made.versions.get(name) for name in _DECIDING}
-        == {"assay": __version__, "torch": torch.__version__, "threads": str(torch.get_num_threads())}
-    )
+    if made is None or dict(made.config) != settings.model_dump(mode="json"):
+        return False
+    now = {"assay": __version__, "torch": torch.__version__, "threads": str(torch.get_num_threads())}
+    now |= plugins.versions(_used(result.name))
+    there = plugins.versions(each for group in plugins.groups() for each in plugins.installed(group))
+    now |= {key: there.get(key, "") for key in made.versions if key.startswith(plugins.VERSION_KEY)}
+    return {key: made.versions.get(key) for key in now} == now
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """The most memory that this process has taken so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -347,14 +347,15 @@ class TestRuleTable:
     def test_third_parties_add_rules(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = []
 
-        def entry_points(*, group: str) -> list[SimpleNamespace]:
+        def installed(group: str) -> list[SimpleNamespace]:
             asked.append(group)
             return [SimpleNamespace(load=lambda: lambda table: table.rule("softmax", grade=Grade.BOUND)(len))]
 
-        monkeypatch.setattr(rules, "entry_points", entry_points)
+        monkeypatch.setattr(rules.plugins, "installed", installed)
+        monkeypatch.setattr(rules.plugins, "credit", lambda plugin, operators: asked.extend(operators))
         table = a_table()
         table.freeze()
-        assert asked == ["assay.rules.trial"]
+        assert asked == ["assay.rules.trial", "softmax"]
         found = table.lookup("softmax")
         assert found is not None
         assert found.grade is Grade.BOUND

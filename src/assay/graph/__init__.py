@@ -17,12 +17,15 @@ from assay.graph.lower import (
     pool_before_activation,
     select_before_permute,
 )
-from assay.graph.operators import OPERATORS, Operator, Sample
+from assay.graph.operators import OPERATORS, Aten, Converted, Inexpressible, Operator, Sample
 
 __all__ = [
     "OPERATORS",
+    "Aten",
     "BatchSize",
+    "Converted",
     "Graph",
+    "Inexpressible",
     "Node",
     "Operator",
     "Sample",

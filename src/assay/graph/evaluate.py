@@ -11,7 +11,18 @@ from assay.graph.operators import OPERATORS
 
 
 def evaluate_node(node: Node, inputs: Sequence[Tensor | None], batch: int) -> Tensor:
-    """Value of one node given the values of its inputs."""
+    """Value of one node given the values of its inputs.
+
+    Returns:
+        The value.
+
+    Example:
+        >>> import torch
+        >>> from assay.graph.from_export import capture
+        >>> graph = capture(torch.nn.ReLU(), torch.ones(2, 2))
+        >>> evaluate_node(graph.layers[0], [torch.tensor([[-1.0, 2.0]])], 1)
+        tensor([[0., 2.]])
+    """
     return OPERATORS[node.op].evaluate(*inputs, **node.resolved(batch))
 
 
@@ -32,6 +43,13 @@ def evaluate(
 
     Returns:
         (B, K).
+
+    Example:
+        >>> import torch
+        >>> from assay.graph.from_export import capture
+        >>> model, x = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()), torch.ones(2, 2)
+        >>> torch.allclose(evaluate(capture(model, x), x), model(x))
+        True
     """
     values: dict[str, Tensor] = {**graph.parameters, **(parameters or {}), graph.input: x}
     for node in graph.nodes:

@@ -23,6 +23,12 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
     Returns:
         The rewritten graph; the same object where nothing can be folded.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+        >>> [node.op for node in fold_batch_norms(capture(model, torch.ones(2, 2))).layers]
+        ['linear']
     """
     nodes = {node.name: node for node in graph}
     readers: dict[str, int] = {}

@@ -54,6 +54,11 @@ def capture(model: nn.Module, example: Tensor, *, strip: str = "") -> Graph:
     Raises:
         CaptureError: with the reason and the source line when the model cannot be captured, is random in eval mode,
             uses batch statistics, or the graph differs from the model (the first diverging node is named).
+
+    Example:
+        >>> graph = capture(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(2, 2))
+        >>> [node.op for node in graph.layers]
+        ['linear', 'relu']
     """
     x = example[:2] if len(example) >= 2 else torch.cat([example[:1], example[:1]])
     with _unnoticed(model, x), torch.no_grad():
@@ -253,7 +258,7 @@ class _Translator:
     def _filled(self, node: Node, fx: Any) -> None:
         """One number in the shape of a batch: no function of the tensor whose shape it takes."""
         name = fx.target._schema.name
-        number = 0.0 if "zeros" in name else 1.0 if "ones" in name else _bind(fx).get("fill_value")
+        number = 0.0 if "zeros" in name else 1.0 if "ones" in name else bound_arguments(fx).get("fill_value")
         if not isinstance(number, (bool, int, float)):
             return
         self.nodes.pop()
@@ -274,7 +279,7 @@ class _Translator:
 
     def _refuse_random(self, fx: Any, target: str) -> None:
         path, line = self._origin(fx)
-        bound = _bind(fx)
+        bound = bound_arguments(fx)
         if torch.Tag.nondeterministic_seeded in fx.target.tags:
             chance = bound.get("p", bound.get("dropout", bound.get("dropout_p", 1.0)))
             active = bound.get("train", bound.get("training", True))
@@ -306,7 +311,7 @@ class _Translator:
             self._opaque(pack, fx.meta["val"], alias=fx, index=index)
 
     def _part(self, fx: Any, pack: Any, index: int, target: str) -> None:
-        bound = _bind(pack)
+        bound = bound_arguments(pack)
         rank = len(pack.args[0].meta["val"].shape)
         axis = bound["dim"] % rank
         source = self.names[pack.args[0].name]
@@ -326,7 +331,8 @@ class _Translator:
         row, form = ATEN[target]
         shape = tuple(self._size(size) for size in meta.shape)
         try:
-            inputs, attributes = form.bind({name: self._plain(value) for name, value in _bind(fx).items()}, shape)
+            arguments = {name: self._plain(value) for name, value in bound_arguments(fx).items()}
+            inputs, attributes = form.bind(arguments, shape)
         except Inexpressible:
             self._opaque(fx, meta, alias)
             return
@@ -392,7 +398,7 @@ def _mentions_batch(value: Any) -> bool:
     return any(map(_mentions_batch, value)) if isinstance(value, tuple) else isinstance(value, BatchSize)
 
 
-def _bind(fx: Any) -> dict[str, Any]:
+def bound_arguments(fx: Any) -> dict[str, Any]:
     """Arguments of a call by schema name, defaults filled in."""
     bound: dict[str, Any] = {}
     for position, argument in enumerate(fx.target._schema.arguments):

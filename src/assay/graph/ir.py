@@ -15,10 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from assay.brief import Brief
+
 
 @dataclass(frozen=True)
 class BatchSize:
-    """A size of `multiple` times the batch, such as 64 windows per picture."""
+    """A size of `multiple` times the batch, such as 64 windows per picture.
+
+    Example:
+        >>> str(BatchSize(64))
+        '64B'
+    """
 
     multiple: int = 1
 
@@ -35,7 +42,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and type of a node's value."""
+    """Shape and type of a node's value.
+
+    Example:
+        >>> spec = TensorSpec((BatchSize(), 3, 8, 8), torch.float32)
+        >>> str(spec), spec.size_per_sample
+        ('B×3×8×8', 192)
+    """
 
     shape: tuple[int | BatchSize, ...]
     dtype: torch.dtype
@@ -69,6 +82,10 @@ class Node:
         spec: shape and type of its value.
         module_path: dotted path of the module that made it, such as ``layer1.0.conv1``.
         source: the source line that made it, where known.
+
+    Example:
+        >>> Node("y", "relu", ("x",), {}, TensorSpec((BatchSize(), 3), torch.float32), "layers.0").place
+        'layers.0 (relu)'
     """
 
     name: str
@@ -102,7 +119,7 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class Graph:
+class Graph(Brief):
     """Nodes in topological order. One input, one output.
 
     Attributes:
@@ -111,6 +128,12 @@ class Graph:
         output: name of the output node.
         parameters: value of every ``parameter`` node, by node name.
         parameter_names: name in `model.named_parameters()` or `named_buffers()` of a parameter node, by node name.
+
+    Example:
+        >>> spec = TensorSpec((BatchSize(), 3), torch.float32)
+        >>> nodes = (Node("x", "input", (), {}, spec), Node("y", "relu", ("x",), {}, spec))
+        >>> [node.op for node in Graph(nodes, "x", "y").layers]
+        ['relu']
     """
 
     nodes: tuple[Node, ...]

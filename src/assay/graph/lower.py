@@ -19,6 +19,12 @@ def lower_max_pools(graph: Graph) -> Graph:
     Returns:
         The rewritten graph. Adaptive max pools are rewritten where the window size is constant; other ones stay. The
         last maximum keeps the pool's name.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> graph = capture(torch.nn.MaxPool1d(2), torch.ones(2, 1, 4))
+        >>> [node.op for node in graph.layers], "max_pool" in {node.op for node in lower_max_pools(graph).layers}
+        (['max_pool'], False)
     """
     nodes: list[Node] = []
     for node in graph:
@@ -39,6 +45,12 @@ def pool_before_activation(graph: Graph) -> Graph:
 
     Returns:
         The rewritten graph; the same object where nothing can be swapped.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> graph = capture(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.MaxPool1d(2)), torch.ones(2, 1, 4))
+        >>> [node.op for node in graph.layers], [node.op for node in pool_before_activation(graph).layers]
+        (['relu', 'max_pool'], ['max_pool', 'relu'])
     """
     readers: dict[str, int] = {}
     for node in graph:
@@ -149,6 +161,14 @@ def lower_squares(graph: Graph) -> Graph:
 
     Returns:
         The rewritten graph.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> class Square(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x.square()
+        >>> [node.op for node in lower_squares(capture(Square(), torch.ones(2, 2))).layers]
+        ['mul']
     """
     nodes = [
         replace(node, op="mul", inputs=(node.inputs[0], node.inputs[0]), attributes={})
@@ -164,6 +184,15 @@ def lower_attention(graph: Graph) -> Graph:
 
     Returns:
         The rewritten graph. Heads that share keys stay fused. The last product keeps the attention's name.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> class Attention(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+        >>> graph = capture(Attention(), torch.ones(2, 3, 4))
+        >>> "softmax" in {node.op for node in lower_attention(graph).layers}
+        True
     """
     nodes: list[Node] = []
     parameters = dict(graph.parameters)
@@ -233,6 +262,15 @@ def select_before_permute(graph: Graph) -> Graph:
 
     Returns:
         The rewritten graph.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> class Last(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x.permute(0, 2, 1)[:, -1]
+        >>> graph = capture(Last(), torch.ones(2, 3, 4))
+        >>> [node.op for node in select_before_permute(graph).layers]
+        ['select', 'permute']
     """
     readers: dict[str, list[Node]] = {}
     for node in graph:
@@ -278,5 +316,13 @@ def lower_composites(graph: Graph) -> Graph:
 
     Returns:
         The rewritten graph, equal in value.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> class Square(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return x.square()
+        >>> [node.op for node in lower_composites(capture(Square(), torch.ones(2, 2))).layers]
+        ['mul']
     """
     return lower_squares(lower_attention(select_before_permute(graph)))

@@ -23,6 +23,12 @@ class OperatorMap:
         inputs: all inputs; those at `varying` only give shapes.
         varying: positions of the varying inputs.
         attributes: attributes with sizes resolved.
+
+    Example:
+        >>> from assay.graph import OPERATORS
+        >>> inputs = [torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]), None]
+        >>> OperatorMap(OPERATORS["linear"], inputs, frozenset({0}), {}).apply(torch.ones(1, 1, 2))
+        tensor([[[3.]]])
     """
 
     def __init__(
@@ -72,7 +78,12 @@ class OperatorMap:
 
 
 class Gains:
-    """Elementwise factors, one tensor per input: y = sum_i gain_i * x_i, broadcasting."""
+    """Elementwise factors, one tensor per input: y = sum_i gain_i * x_i, broadcasting.
+
+    Example:
+        >>> Gains(torch.tensor([[1.0, 3.0]])).squared(torch.ones(1, 2))
+        tensor([[1., 9.]])
+    """
 
     def __init__(self, *gains: Tensor, shapes: Sequence[torch.Size] | None = None) -> None:
         self.gains = gains
@@ -96,7 +107,12 @@ class Gains:
 
 
 class JacobianMap:
-    """Jacobian of any function of one or several tensors at a point."""
+    """Jacobian of any function of one or several tensors at a point.
+
+    Example:
+        >>> JacobianMap(torch.sin, [torch.zeros(1, 2)]).apply(torch.ones(1, 1, 2))
+        tensor([[[1., 1.]]])
+    """
 
     def __init__(self, function: Callable[..., Tensor], point: Sequence[Tensor]) -> None:
         self.function = function

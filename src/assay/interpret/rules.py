@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from assay.errors import AssayError
+from assay import plugins
+from assay.errors import AssayError, PluginError
 from assay.grade import Grade
 from assay.graph import OPERATORS, Graph, Node, Operator, Sample
 
@@ -47,6 +47,14 @@ class RuleTable(Generic[F]):
             elementwise); or None.
         conformance: tries a rule on one sample of its operator and returns what is wrong with it, one sentence each.
         lowered: operators that are rewritten into simpler ones before the walk, with what they become.
+
+    Example:
+        >>> table = RuleTable("sizes")
+        >>> @table.rule("relu", grade=Grade.EXACT)
+        ... def relu(size):
+        ...     return size
+        >>> table.lookup("relu").grade
+        <Grade.EXACT: 'exact'>
     """
 
     def __init__(
@@ -92,9 +100,21 @@ class RuleTable(Generic[F]):
         return register
 
     def freeze(self) -> None:
-        """Let third parties add rules (entry points ``assay.rules.DOMAIN``), then refuse changes."""
-        for entry in entry_points(group=f"assay.rules.{self.domain}"):
-            entry.load()(self)
+        """Let other packages add rules (entry points ``assay.rules.DOMAIN``), then refuse changes.
+
+        An entry point names a function that takes the table. One that fails adds nothing; `plugins.problems` says why.
+        """
+        for plugin in plugins.installed(f"{plugins.RULES}{self.domain}"):
+            before = dict(self._rules)
+            try:
+                plugin.load()(self)
+            except PluginError:
+                self._rules = before
+            except Exception as error:
+                self._rules = before
+                plugin.refusal(f"{type(error).__name__}: {error}")
+            else:
+                plugins.credit(plugin, self._rules.keys() - before.keys())
         self._frozen = True
 
     def lookup(self, operator: str, varying: frozenset[int] | None = None) -> Rule[F] | None:
@@ -131,7 +151,18 @@ class Domain(Protocol[Element_co]):
 
 
 def unsupported(graph: Graph, table: RuleTable[Any]) -> list[Node]:
-    """Nodes that depend on the input and have no rule in this domain."""
+    """Nodes that depend on the input and have no rule in this domain.
+
+    Returns:
+        In the order of the graph.
+
+    Example:
+        >>> import torch
+        >>> from assay.graph import capture
+        >>> graph = capture(torch.nn.ReLU(), torch.zeros(2, 3))
+        >>> [node.op for node in unsupported(graph, RuleTable("nothing"))]
+        ['relu']
+    """
     return [node for node in graph.layers if table.lookup(node.op, varying_positions(graph, node)) is None]
 
 
@@ -141,7 +172,19 @@ def varying_positions(graph: Graph, node: Node) -> frozenset[int]:
 
 
 def coverage(tables: Sequence[RuleTable[Any]]) -> list[Mapping[str, str]]:
-    """Operator x domain matrix, one record per operator: its family, and per domain the grade or an empty string."""
+    """Operator x domain matrix, one record per operator: its family, and per domain the grade or an empty string.
+
+    Returns:
+        In the order of the operator table.
+
+    Example:
+        >>> table = RuleTable("sizes")
+        >>> @table.rule("relu", grade=Grade.EXACT)
+        ... def relu(size):
+        ...     return size
+        >>> next(row for row in coverage([table]) if row["operator"] == "relu")
+        {'family': 'activation', 'operator': 'relu', 'sizes': 'exact'}
+    """
     records = []
     for operator in OPERATORS.values():
         record = {"family": operator.family, "operator": operator.name}
@@ -166,6 +209,10 @@ def check_rule(table: RuleTable[Any], operator: str, *, seed: int = 0) -> None:
     Raises:
         AssertionError: listing everything that is wrong.
         AssayError: if the domain has no rule for the operator.
+
+    Example:
+        >>> from assay.moments.rules import TABLE
+        >>> check_rule(TABLE, "relu")  # raises where the rule is wrong
     """
     rule = table.lookup(operator)
     if rule is None:

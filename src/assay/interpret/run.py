@@ -23,6 +23,12 @@ class Step:
         linear: the node's linear map.
         innovation: variance (B, ...) of independent noise the node adds, or None.
         sources: other noise the node adds, correlated between its units; what these are is the domain's affair.
+
+    Example:
+        >>> from assay.covariance.linear_map import MatrixMap
+        >>> import torch
+        >>> Step("y", ("x",), MatrixMap(torch.eye(2))).inputs
+        ('x',)
     """
 
     node: str
@@ -57,6 +63,19 @@ def forward(
 
     Returns:
         The output's element (a plain tensor when it depends on no given element).
+
+    Example:
+        >>> import torch
+        >>> from assay.graph import capture
+        >>> class Depth:  # through how many operators has a value gone?
+        ...     def apply(self, node, operands, live, batch):
+        ...         return 1 + max(depth for depth in operands if isinstance(depth, int))
+        ...
+        ...     def release(self, name):
+        ...         pass
+        >>> graph = capture(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(2, 3)), torch.zeros(2, 2))
+        >>> forward(graph, Depth(), {graph.input: 0}, batch=1)
+        2
     """
     values: dict[str, Tensor] = {**graph.parameters, **(parameters or {})}
     held: dict[str, Any] = dict(elements)
@@ -102,6 +121,13 @@ def backward(
 
     Returns:
         Cotangents (k, B, ...) of every node that no step makes: the inputs.
+
+    Example:
+        >>> from assay.covariance.linear_map import MatrixMap
+        >>> import torch
+        >>> step = Step("y", ("x",), MatrixMap(torch.tensor([[1.0, 2.0]])))
+        >>> backward([step], "y", torch.ones(1, 1, 1))
+        {'x': tensor([[[1., 2.]]])}
     """
     held: dict[str, Tensor] = {output: seeds}
     for step in reversed(steps):

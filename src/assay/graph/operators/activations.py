@@ -18,16 +18,18 @@ def _row(
     *aten: Aten,
     positive: bool = False,
     kinks: tuple[float, ...] = (),
+    linear: bool = False,
     **attributes: Any,
 ) -> Operator:
-    """A row; `positive` marks functions that are not defined on the whole line, so no Gaussian can go through them."""
+    """A row; `positive`: not defined on the whole line, so no Gaussian can go through; `linear`: piecewise linear."""
 
     def samples(generator: torch.Generator) -> list[Sample]:
         x = randn(generator, 3, 4, 5)
         return [Sample((x.abs() + 0.5 if positive else 2.0 * x,), attributes)]
 
     forms = aten or (Aten(f"{name}.default"),)
-    return Operator(name, "activation", function, samples, elementwise=not positive, kinks=kinks, aten=forms)
+    traits = {"elementwise": not positive, "kinks": kinks, "piecewise_linear": linear}
+    return Operator(name, "activation", function, samples, aten=forms, **traits)
 
 
 def _clip(x: Tensor, *, low: float | None = None, high: float | None = None) -> Tensor:
@@ -61,12 +63,13 @@ def _clamp_form(target: str, low: str | None, high: str | None) -> Aten:
 
 
 OPERATORS = (
-    _row("relu", torch.relu, kinks=(0.0,)),
+    _row("relu", torch.relu, kinks=(0.0,), linear=True),
     _row(
         "leaky_relu",
         lambda x, *, negative_slope=0.01: F.leaky_relu(x, negative_slope),
         Aten("leaky_relu.default", attributes=("negative_slope",)),
         kinks=(0.0,),
+        linear=True,
         negative_slope=0.2,
     ),
     Operator(
@@ -76,6 +79,7 @@ OPERATORS = (
         lambda g: [Sample((2 * randn(g, 3, 4, 5), randn(g, 4))), Sample((2 * randn(g, 3, 4), randn(g, 1)))],
         elementwise=True,
         kinks=(0.0,),
+        piecewise_linear=True,
         aten=(
             Aten("prelu.default", ("self", "weight")),
             Aten("_prelu_kernel.default", ("self", "weight")),
@@ -89,6 +93,7 @@ OPERATORS = (
         _clamp_form("clamp_min.default", "min", None),
         _clamp_form("clamp_max.default", None, "max"),
         Aten("relu6.default", fixed={"low": 0.0, "high": 6.0}),
+        linear=True,
         low=0.0,
         high=6.0,
     ),
@@ -110,7 +115,7 @@ OPERATORS = (
     ),
     _row("silu", F.silu),
     _row("sigmoid", torch.sigmoid),
-    _row("hardsigmoid", F.hardsigmoid, kinks=(-3.0, 3.0)),
+    _row("hardsigmoid", F.hardsigmoid, kinks=(-3.0, 3.0), linear=True),
     _row("hardswish", F.hardswish, kinks=(-3.0, 3.0)),
     _row("tanh", torch.tanh),
     _row("softplus", _softplus, Aten("softplus.default", attributes=("beta", "threshold"))),
@@ -118,7 +123,7 @@ OPERATORS = (
     _row("erf", torch.erf),
     _row("exp", torch.exp),
     _row("log", torch.log, positive=True),
-    _row("abs", torch.abs, kinks=(0.0,)),
+    _row("abs", torch.abs, kinks=(0.0,), linear=True),
     _row("sin", torch.sin),
     _row("cos", torch.cos),
     _row(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +11,12 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """Inputs (batch first where batched) and attributes one operator can be tried on."""
+    """Inputs (batch first where batched) and attributes one operator can be tried on.
+
+    Example:
+        >>> Sample((torch.ones(2, 3),), {"dim": 1}).attributes
+        {'dim': 1}
+    """
 
     inputs: tuple[Tensor | None, ...]
     attributes: dict[str, Any] = {}  # noqa: RUF012
@@ -22,7 +27,12 @@ class Inexpressible(Exception):
 
 
 class Converted(NamedTuple):
-    """What an ATen call becomes: tensor arguments by position and attributes."""
+    """What an ATen call becomes: tensor arguments by position and attributes.
+
+    Example:
+        >>> Converted(("x",), {"dim": 1}).inputs
+        ('x',)
+    """
 
     inputs: tuple[Any, ...]
     attributes: dict[str, Any]
@@ -39,6 +49,11 @@ class Aten:
         fixed: attributes that this overload implies.
         convert: for calls that need more than picking arguments: a function from the bound arguments and the output
             shape.
+        namespace: of the overload; for a custom operator, that of `torch.library.custom_op`.
+
+    Example:
+        >>> Aten("relu.default").target
+        'relu.default'
     """
 
     target: str
@@ -46,6 +61,12 @@ class Aten:
     attributes: tuple[str, ...] = ()
     fixed: dict[str, Any] = field(default_factory=dict)
     convert: Callable[[dict[str, Any], tuple[Any, ...]], Converted] | None = None
+    namespace: str = "aten"
+
+    @property
+    def name(self) -> str:
+        """The overload's full name, such as ``aten.conv2d.default``."""
+        return f"{self.namespace}.{self.target}"
 
     def bind(self, arguments: dict[str, Any], shape: tuple[Any, ...]) -> Converted:
         """Canonical inputs and attributes of one call."""
@@ -75,11 +96,17 @@ class Operator:
         square_fixed: the other inputs are coefficients and reach `squared` already squared (weights of a layer, a
             factor).
         elementwise: y_i depends on x_i of the first input alone.
-        kinks: where an elementwise function is not smooth (slope or curvature jumps), whatever its attributes, in
-            ascending order; quadrature cuts the line there. Empty for smooth functions, and for `clip`, whose kinks are
-            its bounds.
+        kinks: where an elementwise function is not smooth (slope or curvature jumps), in ascending order, or a function
+            from attributes to these places; quadrature cuts the line there. Empty for smooth functions, and for `clip`,
+            whose kinks are its bounds.
+        piecewise_linear: an elementwise function is linear between its kinks.
         aten: ATen overloads it stands for.
         samples: inputs to try it on, from a seeded generator.
+
+    Example:
+        >>> from assay.graph import OPERATORS
+        >>> OPERATORS["relu"].elementwise, OPERATORS["relu"].family
+        (True, 'activation')
     """
 
     name: str
@@ -93,7 +120,8 @@ class Operator:
     square_fixed: bool = False
     transposed: Callable[..., Tensor | None] | None = None
     elementwise: bool = False
-    kinks: tuple[float, ...] = ()
+    kinks: tuple[float, ...] | Callable[[Mapping[str, Any]], tuple[float, ...]] = ()
+    piecewise_linear: bool = False
     aten: tuple[Aten, ...] = ()
 
     def affine_in(self, positions: frozenset[int]) -> bool:
@@ -101,6 +129,10 @@ class Operator:
         return self.linear_in == "all" or any(
             positions <= group for group in self.linear_in if isinstance(group, frozenset)
         )
+
+    def kinks_of(self, attributes: Mapping[str, Any]) -> tuple[float, ...]:
+        """Where the function is not smooth, with these attributes."""
+        return self.kinks(attributes) if callable(self.kinks) else self.kinks
 
     def linear_part(
         self, inputs: Sequence[Tensor | None], varying: frozenset[int], attributes: dict[str, Any]
