@@ -1,14 +1,18 @@
 """The report in a real browser: no complaint, no request, no overflow; sorting, filtering and colouring work."""
 
-from collections.abc import Iterator
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.security.test_report_hostile import NAMES, hostile_audit
-from tests.support import synthetic
-from tests.support.devtools import Page, browser
+from tests.security.test_report_hostile import NAMES, crowded_audit, hostile_audit
+from tests.support import synthetic, synthetic_layers
+from tests.support.devtools import Page
+from tests.support.reading import CONTRAST, choose, opened, overflow
 
 from assay.render.html import write_report
+from assay.render.spread import FITS
+from assay.results import Audit
 
 pytestmark = pytest.mark.browser
 
@@ -16,58 +20,6 @@ CELLS = (
     "[...document.querySelectorAll('#layertable tbody tr')].filter(r => !r.hidden).map(r => r.cells[{0}].textContent)"
 )
 FILLS = "[...document.querySelectorAll('svg.graph .node rect')].map(r => getComputedStyle(r).fill)"
-CONTRAST = """(() => {
-  const luminance = (colour) => {
-    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
-      .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  const backdrop = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (!colour.endsWith(', 0)')) return luminance(colour);
-    }
-    return luminance('rgb(255, 255, 255)');
-  };
-  const words = [...document.querySelectorAll('p,dd,dt,th,td,h1,h2,h3,.chip,.grade,summary,figcaption,a')]
-    .filter((e) => e.textContent.trim() && e.getClientRects().length && !e.closest('.skip'));
-  const drawn = [...document.querySelectorAll('svg.drawing text, svg.graph .node text')];
-  const inked = (e) => ratio(luminance(getComputedStyle(e).color), backdrop(e));
-  const measured = words.map((e) => [inked(e), e.className, e.textContent]);
-  for (const e of drawn) {
-    const fill = getComputedStyle(e).fill;
-    const rect = e.closest('.node')?.querySelector('rect');
-    const inMatrix = ['rgb(255, 255, 255)', 'rgb(0, 0, 0)'].includes(fill);
-    if (rect) measured.push([ratio(luminance(fill), luminance(getComputedStyle(rect).fill)), 'node', e.textContent]);
-    else if (!inMatrix) measured.push([ratio(luminance(fill), backdrop(e.closest('figure'))), 'svg', e.textContent]);
-  }
-  return measured.sort((a, b) => a[0] - b[0])[0];
-})()"""
-
-
-@pytest.fixture(scope="module")
-def page(chromium: str, tmp_path_factory) -> Iterator[Page]:
-    with browser(chromium, tmp_path_factory.mktemp("browser") / "profile") as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Path:
-    return write_report(synthetic.audit(12), tmp_path_factory.mktemp("report") / "report.html")
-
-
-def overflow(page: Page) -> int:
-    """Pixels by which the page is wider than the window."""
-    return page.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-
-
-def opened(page: Page, report: Path, width: int = 1280, **how) -> Page:
-    page.complaints.clear()
-    page.requests.clear()
-    page.window(width, **how)
-    page.open(report)
-    return page
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -92,6 +44,15 @@ def test_all_words_are_legible(page: Page, report: Path, dark: bool):
     page.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     ratio, kind, words = page.run(CONTRAST)
     assert ratio >= 4.5, f"contrast {ratio:.2f}: {kind} {words!r}"
+
+
+def test_many_analyses_do_not_widen_a_telephone(page: Page, tmp_path: Path):
+    made = replace(synthetic.audit(10).results["sensitivity"], figures=())
+    results = {f"analysis{index}": replace(made, name=f"analysis{index}") for index in range(8)}
+    path = write_report(Audit({"name": "m"}, results), tmp_path / "report.html")
+    opened(page, path, 390)
+    assert overflow(page) <= 0
+    assert page.run("document.querySelector('nav ul').scrollWidth") > 390  # the contents scroll within themselves
 
 
 def test_the_policy_stops_an_added_script(page: Page, report: Path, tmp_path: Path):
@@ -136,6 +97,10 @@ def test_the_filter_finds_layers(page: Page, report: Path):
         page.press(letter, ord(letter.upper()), letter)
     assert len(page.run(CELLS.format(0))) == 5
     assert page.run("document.getElementById('count').textContent") == "5 of 12 layers"
+    assert page.run("document.getElementById('count').getAttribute('role')") == "status"  # spoken when it changes
+    page.run("document.querySelectorAll('#layertable thead button')[4].click()")
+    said = page.run("document.getElementById('count').textContent")
+    assert said == "5 of 12 layers, sorted by Noise gain, descending"
 
 
 def test_the_graph_is_coloured_by_a_column(page: Page, report: Path):
@@ -150,6 +115,73 @@ def test_the_graph_is_coloured_by_a_column(page: Page, report: Path):
     assert page.run("document.getElementById('legend').hidden")
     page.run("{ const s = document.getElementById('colour'); s.value = '7'; s.dispatchEvent(new Event('change')); }")
     assert len(set(page.run(FILLS))) == 7  # six layers with a norm, the others plain
+
+
+def test_a_number_with_a_sign_has_two_hues_and_says_what_it_means(page: Page, tmp_path: Path):
+    path = write_report(synthetic_layers.audit(40, figures=False), tmp_path / "report.html")
+    opened(page, path)
+    choose(page, "colour", "Fragility (below 0: fragile)")
+    column = page.run("document.getElementById('colour').value")
+    painted = page.run(
+        f"[...document.querySelectorAll('#layertable tbody tr')].map(r => [r.cells[{column}].textContent, "
+        "document.getElementById(r.id.replace('r', 'n'))]).filter(([v, n]) => v && n)"
+        ".map(([v, n]) => [v, getComputedStyle(n.querySelector('rect')).fill, n.querySelector('title').textContent])"
+    )
+    assert len(painted) > 10
+    for value, fill, title in painted:
+        red, _, blue = (int(part) for part in re.findall(r"\d+", fill))
+        assert (red > blue) == value.startswith("\u2212"), (value, fill)
+        assert title.endswith(f"Fragility (below 0: fragile): {value}")
+    said = page.run("document.getElementById('legend').innerText")
+    assert "Below 0 the layer is fragile. The middle colour is 0." in said
+    assert "of 41 layers have no such number and no colour." in said
+    low, high = (page.run(f"document.getElementById('{end}').textContent") for end in ("low", "high"))
+    assert low == "\u2212" + high
+
+
+def test_columns_of_one_analysis_are_shown(page: Page, tmp_path: Path):
+    path = write_report(synthetic_layers.audit(12, figures=False), tmp_path / "report.html")
+    opened(page, path)
+    heads = (
+        "[...document.querySelectorAll('#layertable thead tr:last-child th')].filter(h => !h.hidden)"
+        ".map(h => h.querySelector('.label').textContent)"
+    )
+    main = ["Node", "Operator", "Module", "Output shape", "Noise gain", "Condition", "S", "share"]
+    assert page.run(heads) == main
+    choose(page, "columns", "Layer sensitivity")
+    assert page.run(heads)[:4] == ["Node", "Operator norm", "Upper bound", "Condition"]
+    choose(page, "columns", "all values")
+    assert len(page.run(heads)) == 45
+    spans = "[...document.querySelectorAll('.groups th')].filter(h => !h.hidden).reduce((n, h) => n + h.colSpan, 0)"
+    assert page.run(spans) == 44
+    choose(page, "columns", "main values")
+    assert page.run(heads) == main
+    assert page.run(spans) == 7
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_beside_the_report_are_as_inert_and_usable(page: Page, large_report: Path, width: int):
+    path = large_report
+    opened(page, path, width)
+    assert overflow(page) <= 0
+    assert page.complaints == []
+    target = page.run("document.querySelector('#layertable tbody a').getAttribute('href')")
+    page.requests.clear()
+    beside, _, anchor = target.partition("#")
+    page.open(path.parent / beside)
+    assert {url for url in page.requests if not url.startswith("data:")} == {(path.parent / beside).resolve().as_uri()}
+    assert page.complaints == []
+    assert overflow(page) <= 0
+    assert page.run(f"document.getElementById('{anchor}') !== null")
+    assert page.run("document.querySelector('[aria-current=page]').textContent.length > 3")
+    page.run("document.querySelectorAll('#layertable thead button')[4].click()")
+    numbers = [float(v.replace(",", "")) for v in page.run(CELLS.format(4)) if v]
+    assert numbers == sorted(numbers, reverse=True)
+    page.run("{ const f = document.getElementById('filter'); f.value = 'relu'; f.dispatchEvent(new Event('input')); }")
+    assert page.run("document.getElementById('count').textContent").split(" of ")[0].isdigit()
+    assert set(page.run(CELLS.format(1))) == {"relu"}
+    assert page.run("document.querySelector('header a').href") == path.resolve().as_uri() + "#layers"
 
 
 def test_names_lead_to_the_graph_and_back(page: Page, report: Path):
@@ -195,6 +227,21 @@ def test_hostile_names_do_nothing(page: Page, tmp_path: Path, kind: str):
     assert {url for url in page.requests if not url.startswith("data:image/png")} == {path.resolve().as_uri()}
     assert overflow(page) <= 0
     assert page.run("document.title.endsWith('· assay report')")
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_hostile_names_do_nothing_beside_the_report(
+    page: Page, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("assay.render.html.FITS", FITS[-1:])
+    path = write_report(crowded_audit(NAMES[kind]), tmp_path / "hostile.html")
+    beside = sorted((tmp_path / "hostile_layers").iterdir())[-1]
+    opened(page, beside, 390)
+    assert page.complaints == []
+    assert {url for url in page.requests if not url.startswith("data:")} == {beside.resolve().as_uri()}
+    assert overflow(page) <= 0
+    assert page.run("document.title.endsWith('· assay report')")
+    assert path.stat().st_size <= 1_000_000
 
 
 @pytest.mark.slow

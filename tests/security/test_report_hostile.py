@@ -1,6 +1,7 @@
 """Names and drawings written by an attacker are inert in the report, the fragment, the figures and the terminal."""
 
 import re
+from dataclasses import replace
 
 import html5lib
 import numpy
@@ -8,11 +9,16 @@ import pytest
 
 from assay.grade import Grade
 from assay.render import svg
-from assay.render.html import render, result_fragment
+from assay.render.beside import folder_of
+from assay.render.html import LIMIT, render, result_fragment, write_report
+from assay.render.spread import FITS
 from assay.render.terminal import to_text
 from assay.results import Audit, Column, Figure, Finding, Provenance, Quantity, Result, Status, Table
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
+RELATIVE = re.compile(
+    r"#[\w-]+|(\./re%27port%22%3Cb%3E_layers/)?layers-\d{4}\.html(#r\d+)?|\.\./re%27port%22%3Cb%3E\.html#layers"
+)
 NAMES = {
     "script": "</script><script>alert(1)</script>",
     "style": "</style><img src=x onerror=alert(1)>",
@@ -32,7 +38,7 @@ ALLOWED = set(
         r"\w+",
         "html head meta title style body a header p h1 h2 h3 div dl dt dd bdi nav ul ol li i main section span abbr "
         "details summary figure figcaption table thead tbody tr th td label select option input footer script code b "
-        "pre svg g path rect line text tspan defs clipPath marker linearGradient image",
+        "pre svg g path rect line text tspan defs clipPath marker linearGradient image optgroup",
     )
 )
 
@@ -85,6 +91,16 @@ def hostile_audit(name: str) -> Audit:
     return Audit(subject, {name: result}, {name: name}, graph, table)
 
 
+def crowded_audit(name: str, count: int = 600) -> Audit:
+    """The hostile audit with so many hostile layers that they take pages beside the report."""
+    audit = hostile_audit(name)
+    columns = (Column("node", "node", node=True), Column(name, name, name, Grade.EXACT, name), Column("b", name))
+    rows = tuple((f"{index}{name[:500]}", float(index), name) for index in range(count))
+    result = next(iter(audit.results.values()))
+    table = Table(name, name, columns, rows, name)
+    return replace(audit, results={name: replace(result, tables={"a": table}, figures=())})
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_hostile_names_are_inert(kind: str):
     page = render(hostile_audit(NAMES[kind]))
@@ -102,6 +118,26 @@ def test_hostile_names_are_inert(kind: str):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f\ud800-\udfff]", page)
     assert len(page) < 250_000
     page.encode()
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_hostile_names_are_inert_on_pages_beside_the_report(kind: str, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("assay.render.html.FITS", [FITS[-1]])
+    path = write_report(crowded_audit(NAMES[kind]), tmp_path / "re'port\"<b>.html")
+    pages = sorted(folder_of(path).iterdir())
+    assert len(pages) >= 2
+    for file in (path, *pages):
+        page = file.read_text(encoding="utf-8")
+        root = html5lib.HTMLParser(strict=True).parse(page)
+        assert {str(e.tag).rpartition("}")[2] for e in root.iter() if isinstance(e.tag, str)} <= ALLOWED
+        assert len(list(root.iter(f"{XHTML}script"))) == 1
+        policy = next(e.get("content") for e in root.iter(f"{XHTML}meta") if e.get("http-equiv"))
+        assert policy.startswith("default-src 'none';")
+        for element in root.iter():
+            assert not [name for name in element.attrib if str(name).lower().startswith("on") or name == "style"]
+            assert RELATIVE.fullmatch(element.get("href") or "#x"), element.get("href")
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f\ud800-\udfff]", page)
+        assert len(page.encode()) <= LIMIT
 
 
 @pytest.mark.parametrize("kind", NAMES)

@@ -29,14 +29,17 @@ FLAGS = (
 
 
 class Page:
-    """One open page. `complaints` holds console errors, security policy violations and uncaught exceptions."""
+    """One open page. `complaints` holds console errors, security policy violations and uncaught exceptions.
+
+    `width` is that of the window; a page that is too wide makes a telephone's layout grow beyond it.
+    """
 
     def __init__(self, reading: int, writing: int, patience: float = 120.0) -> None:
         self._reading, self._writing, self._patience = reading, writing, patience
         self._buffer, self._count, self._session = b"", 0, ""
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self._loaded = False
+        self._loaded, self.width = False, 0
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -94,6 +97,7 @@ class Page:
     ) -> None:
         """Size of the window, colour scheme, whether scripts run, and the medium."""
         mobile = width < 600
+        self.width = width
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])

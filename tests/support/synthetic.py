@@ -109,6 +109,7 @@ def moments(nodes: list[tuple[str, str, str]], seed: int = 0) -> Result:
                 "",
                 Grade.CLOSED_FORM,
                 "Output standard deviation over input standard deviation.",
+                lens="Noise growth",
             ),
             Column(
                 "std",
@@ -326,6 +327,7 @@ def sensitivity(nodes: list[tuple[str, str, str]], seed: int = 1) -> Result:
                 "",
                 Grade.LINEARISED,
                 "Relative change of the output over relative change of the input.",
+                lens="Condition number κ",
             ),
             Column("bits", "Bits", "bit", Grade.SAMPLED, "Bits of the weights that keep the label of all inputs."),
         ),
@@ -347,7 +349,7 @@ def sensitivity(nodes: list[tuple[str, str, str]], seed: int = 1) -> Result:
         question="Which layers amplify errors, and how few bits does each one need?",
         summary={
             "product": Quantity(
-                float(min(numpy.prod(norms[[i for i, _, _ in weighted]]), 1e30)),
+                math.exp(min(float(numpy.log(norms[[i for i, _, _ in weighted]]).sum()), 69.0)),
                 Grade.BOUND,
                 "",
                 "Global Lipschitz bound, product over layers",

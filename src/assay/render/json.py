@@ -1,13 +1,19 @@
-"""An audit as strict JSON for scripts: all but arrays and figures' data, which the run directory keeps."""
+"""An audit as strict JSON for scripts: all but arrays and figures' data, which the run directory keeps.
+
+`assay.render.schema` has the JSON Schema of the document, and so has docs/schema/assay-run-1.schema.json.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from assay.results import Audit, Finding, Quantity, Result, Table
+from assay.render.cells import kind, plain, readable
+from assay.results import Audit, Result, Table
+from assay.results.atomic import write_atomic
 
 FORMAT = "assay-audit"
 VERSION = 1
@@ -32,12 +38,28 @@ def to_json(audit: Audit, indent: int | None = 2) -> str:
         "version": VERSION,
         "status": audit.status.value,
         "subject": audit.subject,
-        "findings": [_finding(finding) for finding in audit.findings],
+        "findings": [vars(finding) for finding in audit.findings],
         "results": {name: _result(result) for name, result in audit.results.items()},
         "left_out": audit.left_out,
         "nodes": None if audit.nodes is None else _table(audit.nodes),
     }
-    return json.dumps(_strict(document), indent=indent, allow_nan=False, ensure_ascii=True)
+    return json.dumps(strict(document), indent=indent, allow_nan=False, ensure_ascii=True)
+
+
+def export(audit: Audit, path: Path) -> list[Path]:
+    """Write the document into a file.
+
+    Args:
+        audit: what to write.
+        path: the file.
+
+    Returns:
+        The file.
+
+    Raises:
+        StoreError: when the place cannot be written.
+    """
+    return [write_atomic(path, to_json(audit) + "\n")]
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -46,8 +68,8 @@ def _result(result: Result) -> dict[str, Any]:
         "title": result.title,
         "question": result.question,
         "status": result.status.value,
-        "summary": {key: _quantity(item) for key, item in result.summary.items()},
-        "findings": [_finding(finding) for finding in result.findings],
+        "summary": {key: vars(item) for key, item in result.summary.items()},
+        "findings": [vars(finding) for finding in result.findings],
         "warnings": result.warnings,
         "tables": {name: _table(table) for name, table in result.tables.items()},
         "arrays": {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in result.arrays.items()},
@@ -56,23 +78,27 @@ def _result(result: Result) -> dict[str, Any]:
     }
 
 
-def _quantity(item: Quantity) -> dict[str, Any]:
-    return vars(item)
-
-
-def _finding(item: Finding) -> dict[str, Any]:
-    return vars(item)
-
-
 def _table(table: Table) -> dict[str, Any]:
-    return {"title": table.title, "columns": [vars(column) for column in table.columns], "rows": table.rows}
+    rows = [[plain(cell) for cell in row] for row in table.rows]
+    columns = [
+        vars(column) | {"kind": kind([row[index] for row in rows]).value} for index, column in enumerate(table.columns)
+    ]
+    return {"title": table.title, "caption": table.caption, "columns": columns, "rows": rows}
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
+    """Any value as what JSON can hold: arrays become lists, NaN and infinities texts, unknown things their text.
+
+    Returns:
+        None, texts, finite numbers, lists and dictionaries.
+
+    >>> strict({"a": (1, float("nan"))})
+    {'a': [1, 'NaN']}
+    """
     if isinstance(value, Mapping):
-        return {str(key): _strict(entry) for key, entry in value.items()}
+        return {readable(str(key)): strict(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_strict(entry) for entry in value]
+        return [strict(entry) for entry in value]
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
@@ -80,5 +106,5 @@ def _strict(value: Any) -> Any:
             return "NaN"
         return float(value) if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
     if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
-        return _strict(value.tolist())
-    return str(value)
+        return strict(value.tolist())
+    return readable(str(value))

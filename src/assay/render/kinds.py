@@ -101,9 +101,8 @@ def bars(drawing: Drawing, data: Mapping[str, Any], arrays: Mapping[str, Any], n
     if flat:
         drawing.set_figheight(min(max(1.1 + 0.25 * len(names) * max(1, 0.6 * len(entries)), 1.9), 12))
         axes.set_yticks(position, names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)  # from the top, and with names whose values are not finite
         axes.grid(visible=False, axis="y")
-        axes.margins(y=0.02)
     else:
         _name_ticks(axes, names)
         axes.grid(visible=False, axis="x")
@@ -141,8 +140,10 @@ def _finish(axes: Axes, data: Mapping[str, Any], entries: Sequence[Mapping[str, 
     axes.set_ylabel(thin.label(data.get("y_label") or "", 60))
     for axis, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if scale == "log":
-            axis.set_major_locator(LogLocator(base=10, numticks=7))
-            axis.set_major_formatter(FuncFormatter(_log_tick))
+            low, high = sorted(axis.get_view_interval())
+            decades = math.log10(high / low) if low > 0 else math.inf
+            axis.set_major_locator(LogLocator(base=10, subs=_ticks_within(decades), numticks=7))
+            axis.set_major_formatter(FuncFormatter(_log_tick if decades >= _FEW else _plain_tick))
             axis.set_minor_formatter(NullFormatter())
         elif type(axis.get_major_formatter()).__name__ == "ScalarFormatter":
             axis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value), 4)))
@@ -150,14 +151,18 @@ def _finish(axes: Axes, data: Mapping[str, Any], entries: Sequence[Mapping[str, 
         return
     handles = []
     for index, entry in enumerate(entries):
+        if "label" in entry and not entry["label"]:
+            continue  # drawn, but part of the entry before it
         points = entry.get("style") == "points" or "y" not in entry or ("x" in entry and "y" in entry)
         boxes = "values" in entry
         line = "None" if points or boxes else "--" if entry.get("style") == "dashed" else theme.dashes(index)
         marker = "s" if boxes else "o" if points else ""
-        name = thin.label(entry.get("label") or f"series {index + 1}", 32)
+        name = thin.label(entry.get("label") or f"series {index + 1}", 52)
         handles.append(
             Line2D([], [], color=theme.colour(index), linestyle=line, marker=marker, markersize=6, label=name)
         )
+    if not handles:
+        return
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(len(handles), 62 // (longest + 6)))
     axes.legend(
@@ -170,6 +175,18 @@ def _scales(axes: Axes, x_log: bool, y_log: bool) -> None:
         points = [line.get_xdata() if values == "x" else line.get_ydata() for line in axes.lines]
         if wanted and any((numpy.asarray(one, dtype=float) > 0).any() for one in points):
             setter("log", nonpositive="mask")
+
+
+_FEW = 2.0  # decades below which powers of ten alone would leave an axis nearly bare
+
+
+def _ticks_within(decades: float) -> tuple[float, ...]:
+    """Where ticks of a logarithmic axis stand within each decade."""
+    return (1.0,) if decades >= _FEW else (1.0, 2.0, 5.0) if decades >= 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+
+
+def _plain_tick(value: float, _: int) -> str:
+    return number(value, 2) if value > 0 else ""
 
 
 def _log_tick(value: float, _: int) -> str:

@@ -70,14 +70,20 @@ def _panel(
     up = bottom + (numpy.arange(rows) + 0.5) * (top - bottom) / rows
     for index in range(len(seen) - 1 if len(seen) <= 2 else len(seen)):  # two regions share one outline
         axes.contour(across, up, place == index, levels=[0.5], colors=theme.INK, linewidths=0.6)
-    for value, row, column in _largest(values, seen):
+    near = [(point["x"], point["y"]) for point in panel.get("points") or []]
+    taken = numpy.zeros(values.shape, dtype=bool)  # where points and their names stand
+    for x, y in near:
+        beside = numpy.abs(across - x) < 0.17 * abs(right - left)
+        taken |= numpy.outer(numpy.abs(up - y) < 0.08 * abs(top - bottom), beside)
+    for value, row, column in _largest(values, seen, taken):
         name = names[value] if value < len(names) else f"class {value}"
         axes.text(across[column], up[row], thin.label(name, 14), ha="center", va="center", fontsize=9, color=theme.INK)
     for point in panel.get("points") or []:
         axes.plot([point["x"]], [point["y"]], "o", color=theme.INK, markersize=4)
+        outward = (point["x"] - left) / (right - left) > 0.7  # its name would leave the picture
         axes.annotate(
-            thin.label(point.get("label") or "", 18), (point["x"], point["y"]), xytext=(4, 4),
-            textcoords="offset points", fontsize=8.5, color=theme.INK,
+            thin.label(point.get("label") or "", 18), (point["x"], point["y"]), xytext=(-4 if outward else 4, 4),
+            textcoords="offset points", ha="right" if outward else "left", fontsize=8.5, color=theme.INK,
         )  # fmt: skip
     axes.grid(visible=False)
     axes.set_title(thin.label(panel.get("title") or "", 60), fontsize=10, color=theme.INK)
@@ -85,15 +91,17 @@ def _panel(
     axes.set_ylabel(thin.label(panel.get("y_label") or "", 60))
 
 
-def _largest(values: numpy.ndarray, seen: numpy.ndarray) -> list[tuple[int, int, int]]:
-    """The middle of the largest piece of every number that is not too small: (number, row, column)."""
+def _largest(values: numpy.ndarray, seen: numpy.ndarray, taken: numpy.ndarray) -> list[tuple[int, int, int]]:
+    """The middle of the largest free piece of every number that is not too small: (number, row, column)."""
     from scipy.ndimage import distance_transform_edt
 
     found = []
     for value in seen:
-        inside = numpy.pad(values == value, 1)
-        if inside.mean() < SMALLEST:
+        area = values == value
+        if area.mean() < SMALLEST:
             continue
+        free = area & ~taken
+        inside = numpy.pad(free if free.any() else area, 1)
         depth = numpy.asarray(distance_transform_edt(inside))
         row, column = numpy.unravel_index(int(numpy.argmax(depth)), inside.shape)
         found.append((int(value), int(row) - 1, int(column) - 1))

