@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from assay.effort import Effort, Starts
 
 Part = Literal["curvature", "noise", "paths", "detection"]
 
 
 class BoundaryConfig(BaseModel):
-    """Which questions to ask about the decision boundary, of how many inputs, and when to warn."""
+    """Which questions to ask about the decision boundary, of how many inputs, and when to warn.
+
+    Example:
+        >>> BoundaryConfig(inputs=20).inputs
+        20
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    STARTS: ClassVar[Starts] = {
+        "quick": {
+            "inputs": 48, "certified_inputs": 2, "probes": 30, "spectrum_inputs": 3, "noise_draws": 500, "pairs": 5,
+            "certified_segments": 5, "slices": 1,
+        },
+        "thorough": {
+            "inputs": 300, "certified_inputs": 24, "probes": 100, "spectrum_inputs": 40, "noise_draws": 10000,
+            "pairs": 60, "certified_segments": 60, "slices": 4,
+        },
+    }  # fmt: skip
+    effort: Effort = "standard"
     inputs: Annotated[int, Field(gt=0, description="Most inputs to find boundary points of, spread over the data.")] = (
         100
     )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from assay.boundary.config import BoundaryConfig
+from assay.effort import SHARE, begun, changed, lowered, per_pass
 from assay.errors import SubjectError
-from assay.graph.cost import operations
 from assay.subject import Subject
 
-BUDGET = 4e12
+BUDGET = 1e13
 """Multiplications and additions of an audit's share: some minutes on two cores."""
 CERTIFIED_UNITS = 50_000
 """Activations per input up to which proofs, which go back through every unit, are affordable."""
 _FEWEST = {"inputs": 8, "pairs": 4, "spectrum_inputs": 1, "noise_draws": 200}
+_QUICKEST = _FEWEST | {"inputs": 3, "pairs": 2}
 _PROOFS = ("certified_inputs", "certified_segments")
 
 
 def fitted(config: BoundaryConfig, subject: Subject) -> tuple[BoundaryConfig, tuple[str, ...]]:
-    """The configuration with unset fields lowered to fit a fixed budget, and what the reader must know of it.
+    """The configuration with unset fields at the level of effort and lowered to fit its budget, and what to know of it.
 
     Numbers go down first, then the costliest parts are left out. The budget counts operations, not seconds, so the same
     model and data always get the same configuration.
@@ -24,30 +25,28 @@ def fitted(config: BoundaryConfig, subject: Subject) -> tuple[BoundaryConfig, tu
     Returns:
         Configuration and warnings.
     """
-    each, notes, changes = per_pass(subject), [], {}
+    given, config = config.model_fields_set, begun(config)
+    each, notes = per_pass(subject), []
+    budget = BUDGET * SHARE[config.effort]
     if _units(subject) > CERTIFIED_UNITS:
-        changes |= {name: 0 for name in _PROOFS if name not in config.model_fields_set}
-        if changes:
+        proofs = {name: 0 for name in _PROOFS if name not in given}
+        config = changed(config, proofs)
+        if proofs:
             notes.append(
                 "Nothing is certified: proofs go back through every unit, and there are too many "
-                f"({_units(subject):,} activations). Ask for them with {' and '.join(changes)}."
+                f"({_units(subject):,} activations). Ask for them with {' and '.join(proofs)}."
             )
     needed = passes(config, subject) * each
-    if needed > BUDGET:
-        lowered = {
-            name: max(fewest, int(getattr(config, name) * BUDGET / needed))
-            for name, fewest in _FEWEST.items()
-            if name not in config.model_fields_set and getattr(config, name) > fewest
+    if needed > budget:
+        fewer = {
+            name: max(fewest, int(getattr(config, name) * budget / needed))
+            for name, fewest in (_QUICKEST if config.effort == "quick" else _FEWEST).items()
+            if name not in given and getattr(config, name) > fewest
         }
-        changes |= lowered
-        if lowered:
-            said = ", ".join(f"{name} = {value}" for name, value in lowered.items())
-            notes.append(
-                f"The model is large, so less was looked at than by default: {said}. Set these to look at more."
-            )
-    config = config.model_copy(update=changes)
-    if "parts" not in config.model_fields_set:
-        config, left_out = _fewer_parts(config, subject, each)
+        config = changed(config, fewer)
+        notes += [lowered(fewer)] if fewer else []
+    if "parts" not in given:
+        config, left_out = _fewer_parts(config, subject, each, budget)
         if left_out:
             notes.append(
                 f"The model is large, so {' and '.join(left_out)} {'was' if len(left_out) == 1 else 'were'} left out. "
@@ -56,23 +55,17 @@ def fitted(config: BoundaryConfig, subject: Subject) -> tuple[BoundaryConfig, tu
     return config, tuple(notes)
 
 
-def _fewer_parts(config: BoundaryConfig, subject: Subject, each: float) -> tuple[BoundaryConfig, list[str]]:
+def _fewer_parts(
+    config: BoundaryConfig, subject: Subject, each: float, budget: float
+) -> tuple[BoundaryConfig, list[str]]:
     """Without the costliest parts, until the rest fits."""
     left_out: list[str] = []
-    while config.parts and passes(config, subject) * each > BUDGET:
+    while config.parts and passes(config, subject) * each > budget:
         cost = costs(config, subject)
         worst = max(config.parts, key=lambda part: cost[part])
         left_out.append(worst)
-        config = config.model_copy(update={"parts": tuple(part for part in config.parts if part != worst)})
+        config = changed(config, {"parts": tuple(part for part in config.parts if part != worst)})
     return config, left_out
-
-
-def per_pass(subject: Subject) -> float:
-    """Operations of one forward pass of one input."""
-    try:
-        return float(sum(operations(subject.graph).values()))
-    except SubjectError:
-        return 100.0 * subject.example[0].numel()
 
 
 def _units(subject: Subject) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from assay import plugins
 from assay._version import __version__
-from assay.errors import SubjectError
+from assay.analyses import ANALYSES, offered
+from assay.errors import PluginError, SubjectError
 from assay.graph import Graph, lower_composites, lower_max_pools, pool_before_activation
+from assay.graph.operators.registry import load_others
 from assay.interpret import RuleTable, coverage, unsupported
 from assay.render.text import clean, short
 from assay.subject import Subject
@@ -56,7 +60,7 @@ def examine(subject: Subject) -> dict[str, Any]:
 
     Returns:
         `model` (facts), `capture` (whether, size, or the reason with its line), `operators` (of this model, with their
-        grade per domain), `approximated` (places without a rule, per domain) and `versions`.
+        grade per domain), `approximated` (places without a rule, per domain), `plugins` and `versions`.
     """
     found: dict[str, Any] = {"format": FORMAT, "version": 1, "model": subject.describe()}
     try:
@@ -73,8 +77,31 @@ def examine(subject: Subject) -> dict[str, Any]:
             name: [node.place for node in unsupported(domain.prepare(graph), domain.table)]
             for name, domain in domains().items()
         }
+    found["plugins"] = installed_plugins()
     found["versions"] = versions()
     return found
+
+
+def installed_plugins() -> list[dict[str, str]]:
+    """What other packages add, one record per entry point; `problem` is empty for what can be used."""
+    load_others()  # operators; rules are loaded with their tables
+    for name in offered():
+        with contextlib.suppress(PluginError):
+            ANALYSES[name]
+    for plugin in plugins.installed(plugins.RENDERERS):
+        with contextlib.suppress(PluginError):
+            plugin.load()
+    wrong = plugins.problems()
+    return [
+        {
+            "name": each.name,
+            "group": each.group,
+            "package": each.origin,
+            "problem": wrong[each].what if each in wrong else "",
+        }
+        for group in plugins.groups()
+        for each in plugins.installed(group)
+    ]
 
 
 def _operators(graph: Graph) -> list[dict[str, Any]]:
@@ -128,6 +155,10 @@ def print_examination(found: Mapping[str, Any], console: Console) -> None:
     else:
         console.print(Text("Not captured", style="bold yellow"))
         _pairs(console, [("reason", capture["reason"]), ("where", capture["where"]), ("next", capture["next"])])
+    if found["plugins"]:
+        console.print()
+        console.print(Text("Plug-ins", style="bold"))
+        _pairs(console, [(f"{p['name']} ({p['group']})", p["problem"] or p["package"]) for p in found["plugins"]])
     console.print()
     console.print(Text("Versions", style="bold"))
     _pairs(console, list(found["versions"].items()))

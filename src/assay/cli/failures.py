@@ -47,7 +47,7 @@ def explain(error: BaseException, *, debug: bool = False) -> int:
         The exit code.
     """
     if debug:
-        traceback.print_exception(error, file=sys.stderr)
+        print(without_secrets("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if isinstance(error, KeyboardInterrupt):
         _print([("interrupted", str(error) or "Nothing was saved.")])
         return getattr(error, "exit_code", INTERRUPTED)
@@ -120,6 +120,19 @@ def flag_of(path: Iterable[str]) -> str:
     return "--" + ".".join(part.replace("_", "-") for part in path)
 
 
+def without_secrets(text: str) -> str:
+    """Text in which addresses have lost user and password.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> without_secrets("Not expected here: https://me:pass@host:5000")
+        'Not expected here: https://host:5000'
+    """
+    return re.sub(r"://\S*@", "://", text)
+
+
 def _recognised(error: BaseException) -> AssayError | None:
     """Errors of the machine rather than of the program."""
     if isinstance(error, MemoryError) or "not enough memory: you tried to allocate" in str(error):
@@ -150,7 +163,7 @@ def _print(lines: list[tuple[str, str]]) -> None:
         for position, (label, content) in enumerate(lines):
             if content:
                 style = "bold red" if position == 0 else "bold"
-                shown = Text(f"{label}: ", style=style) + Text(clean(content), style="")
+                shown = Text(f"{label}: ", style=style) + Text(clean(without_secrets(content)), style="")
                 console.print(shown, soft_wrap=not console.is_terminal)
     except OSError:
         pass
@@ -169,7 +182,7 @@ def _log(error: BaseException) -> str:
             "w", prefix="assay-error-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
         ) as file:
             file.write(f"assay {__version__}, Python {sys.version}\n")
-            file.write("".join(traceback.format_exception(error)))
+            file.write(without_secrets("".join(traceback.format_exception(error))))
             return f"{place}; the traceback is in {file.name}"
     except OSError:
         return place

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assay import plugins
 from assay.cli.options import Loading
 from assay.errors import StoreError, TrustRequired
 from assay.results import checked
@@ -69,6 +70,7 @@ class Invocation:
             "only": self.only,
             "fail_on": self.fail_on,
             "folder": self.folder,
+            "plugins": plugins.enabled(),
             "files": {CONFIG: fingerprint(directory / CONFIG)},
         }
         write_atomic(directory / INVOCATION, checked.document(content))
@@ -109,6 +111,8 @@ class Invocation:
                 where=str(directory / CONFIG),
                 advice="Undo the change, or begin a new run with `assay audit --config`.",
             )
+        if not document.get("plugins", True):
+            os.environ[plugins.OFF] = "1"  # as it was when the run began; worker processes have to know, too
         known = {field.name for field in fields(Loading)}
         options = {name: value for name, value in document["loading"].items() if name in known}
         if options.get("trust") and not trust:

@@ -54,22 +54,18 @@ def perform(
     check_directory(directory)
     keep_freed_memory()
     with streams.result_only():
-        from assay.audit import ANALYSES, audit, plan
+        from assay.audit import audit, plan
         from assay.config import to_toml
+        from assay.render import beside
         from assay.results import Audit
-        from assay.results.atomic import discard, write_atomic
+        from assay.results.atomic import write_atomic
         from assay.store import save_audit
         from assay.store.checksums import write_checksums
         from assay.sweep.stopping import Terminated, terminable
 
-        unknown = [name for name in only or () if name not in ANALYSES]
-        if unknown or (only is not None and not only):
-            raise UsageError(
-                f"There is no analysis {unknown[0]!r}." if unknown else "--only names no analysis.",
-                where="--only",
-                advice=f"Choose from: {', '.join(ANALYSES)}.",
-            )
+        check_names(only)
         subject = asked.load()
+        config = with_processes(config, subject, only)
         finished = _finished(subject, directory, config) if resume else {}
         steps = plan(subject, config, only)
         if not printing.quiet:
@@ -79,7 +75,7 @@ def perform(
                 # From here on the directory tells the truth about this run, whenever it ends.
                 waiting = [name for name, _ in steps if name not in finished]
                 save_audit(Audit(subject.describe(), finished, dict.fromkeys(waiting, UNFINISHED)), directory)
-                discard(directory / REPORT)
+                beside.remove(directory / REPORT)
                 write_atomic(directory / CONFIG, to_toml(config))
                 asked.write(directory)
                 with streams.progress(printing.quiet) as progress:
@@ -91,6 +87,40 @@ def perform(
             raise Interrupted(_saved(directory), code) from error
     show(run, directory, report, printing)
     return run
+
+
+def check_names(only: Sequence[str] | None) -> None:
+    """Refuse names of analyses that do not exist, before anything is loaded.
+
+    Raises:
+        UsageError: for such a name, or for no name at all.
+        unknown: likewise.
+    """
+    from assay.analyses import ANALYSES, unknown
+
+    for name in only or ():
+        if name not in ANALYSES:
+            raise unknown(name)
+    if only is not None and not only:
+        raise UsageError("--only names no analysis.", where="--only", advice=f"Choose from: {', '.join(ANALYSES)}.")
+
+
+def with_processes(config: AuditConfig, subject: Subject, only: Sequence[str] | None) -> AuditConfig:
+    """The settings with as many processes for filtering as it can use, when nobody said how many.
+
+    Here and not in the analysis, since only a program of its own may start processes unasked. Results are the same.
+
+    Returns:
+        The settings.
+    """
+    from assay.filtering.effort import processes
+
+    if (only is not None and "filtering" not in only) or "workers" in config.filtering.model_fields_set:
+        return config
+    workers = processes(config.filtering, subject)
+    if workers == config.filtering.workers:
+        return config
+    return config.model_copy(update={"filtering": config.filtering.model_copy(update={"workers": workers})})
 
 
 def _finished(subject: Subject, directory: Path, config: AuditConfig) -> Mapping[str, Result]:
@@ -107,8 +137,27 @@ def _finished(subject: Subject, directory: Path, config: AuditConfig) -> Mapping
                 where=str(directory),
                 advice=f"Restore the {kind}, or begin a new run with `assay audit`.",
             )
+    _check_installed(before, directory)
     wanted = {name: getattr(config, name) for name in before.results if name in type(config).model_fields}
     return {name: before.results[name] for name in wanted if computed_by(before.results[name], wanted[name])}
+
+
+def _check_installed(before: Audit, directory: Path) -> None:
+    """Going on without a package whose results are there would drop them."""
+    from assay import plugins
+    from assay.analyses import ANALYSES
+
+    for name, result in before.results.items():
+        if name not in ANALYSES:
+            made = {} if result.provenance is None else result.provenance.versions
+            origin = [f"{key.removeprefix(plugins.VERSION_KEY)} {version}" for key, version in made.items()
+                      if key.startswith(plugins.VERSION_KEY)]  # fmt: skip
+            raise UsageError(
+                f"The run has results of the analysis {name!r}, which is not installed here.",
+                where=str(directory),
+                advice=f"Install {' or '.join(origin) or 'the package that offers it'}, or begin a new run; "
+                "`assay report` shows this one as it is.",
+            )
 
 
 def show(run: Audit, directory: Path, report: Path, printing: Printing) -> None:

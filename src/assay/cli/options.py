@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from assay.preprocess import Preprocessing
     from assay.subject import Subject
 
+RUN = Group("Run", sort_key=0)
 LOADING = Group("Model and data", sort_key=1)
 PREPROCESSING = Group("Preprocessing", sort_key=2)
 OUTPUT = Group("Output", sort_key=3)
@@ -169,6 +170,68 @@ class Loading:
             raise UsageError(
                 f"{path}: {first['msg'].removeprefix('Value error, ')}.", where=path, advice="Correct the value."
             ) from error
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much to do."""
+
+    quick: Annotated[
+        bool, Parameter(group=RUN, help="A first look: about a minute for a small network, minutes for MobileNetV2.")
+    ] = False
+    standard: Annotated[
+        bool, Parameter(group=RUN, help="The default: up to 45 minutes and 6 GB for MobileNetV2 on two cores.")
+    ] = False
+    thorough: Annotated[bool, Parameter(group=RUN, help="More of everything: ten times the operations.")] = False
+
+    def preset(self) -> str | None:
+        """The preset that was chosen.
+
+        Returns:
+            Its name, None for none.
+
+        Raises:
+            UsageError: for more than one.
+        """
+        chosen = [name for name in ("quick", "standard", "thorough") if getattr(self, name)]
+        if len(chosen) > 1:
+            flags = " and ".join(f"--{name}" for name in chosen)
+            raise UsageError(f"{flags} exclude each other.", where=flags, advice="Give one of them.")
+        return chosen[0] if chosen else None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Settling:
+    """From where settings come, besides single flags."""
+
+    config: Annotated[
+        Path | None, Parameter(group=RUN, help="TOML file of settings (`assay init` writes one); flags override it.")
+    ] = None
+    seed: Annotated[int | None, Parameter(group=RUN, help="Seed of every analysis.")] = None
+    strict: Annotated[
+        bool, Parameter(group=RUN, help="Fail, naming them, when operators would have to be approximated.")
+    ] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Where a run goes and how it ends."""
+
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=["--output", "-o"],
+            group=OUTPUT,
+            help="Run directory; assay-VERB when not given, or assay-VERB-2, ... where that exists.",
+        ),
+    ] = None
+    fail_on: Annotated[
+        Literal["warn", "fail", "error", "never"],
+        Parameter(group=OUTPUT, help="Exit with 1 on such findings or worse."),
+    ] = "fail"
 
 
 @Parameter(name="*")

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from assay import plugins
 from assay._version import __version__
 from assay.cli import failures, streams
 from assay.errors import UsageError
@@ -18,7 +19,8 @@ from assay.errors import UsageError
 EPILOGUE = """\
 Exit codes: 0 fine, 1 findings at or above --fail-on, 2 wrong usage, 3 model, data or directory cannot be used, \
 4 internal error, 130 interrupted. With --debug (or ASSAY_DEBUG=1) errors show their traceback. Nothing is executed \
-from files and nothing is fetched from a network unless you say --trust."""
+from files and nothing is fetched from a network unless you say --trust. With --no-plugins (or ASSAY_NO_PLUGINS=1) no \
+other installed package adds analyses, operators or formats."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = [str(each) for each in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments or os.environ.get("ASSAY_DEBUG", "") not in ("", "0")
-    arguments = [each for each in arguments if each != "--debug"]
-    with streams.printable(), warnings.catch_warnings():
+    without = "--no-plugins" in arguments
+    arguments = [each for each in arguments if each not in ("--debug", "--no-plugins")]
+    with plugins.switched_off(without), streams.printable(), warnings.catch_warnings():
         if not sys.warnoptions and not debug:
             warnings.simplefilter("ignore")  # remarks of libraries to programmers; what a user must know is a finding
         try:

@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
 
 from assay.cli.failures import flag_of
-from assay.config import AuditConfig, read_config
+from assay.config import AuditConfig, configuration, read_config
 from assay.errors import UsageError
 
 
@@ -56,14 +56,22 @@ def flags_of(model: type[BaseModel]) -> type[BaseModel]:
     return create_model(f"{model.__name__}Flags", __doc__=model.__doc__, **fields)
 
 
-def merged(given: BaseModel, *, file: Path | None = None, seed: int | None = None, strict: bool = False) -> AuditConfig:
-    """The configuration of a run: defaults, then the file, then `--seed` and `--strict`, then flags of single fields.
+def merged(
+    given: BaseModel,
+    *,
+    file: Path | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+    preset: str | None = None,
+) -> AuditConfig:
+    """The configuration of a run: defaults, preset, file, then `--seed` and `--strict`, then flags of single fields.
 
     Args:
-        given: what `flags_of(AuditConfig)` parsed.
+        given: what `flags_of(configuration())` parsed.
         file: TOML file.
         seed: seed of every analysis.
         strict: forbid approximating operators without a rule.
+        preset: name of a preset, whose values the file and the flags override.
 
     Returns:
         The configuration, checked.
@@ -71,10 +79,13 @@ def merged(given: BaseModel, *, file: Path | None = None, seed: int | None = Non
     Raises:
         UsageError: for a bad file or value, naming the key or the flag.
     """
-    base = AuditConfig() if file is None else read_config(file)
+    kind = configuration()
+    base = kind() if file is None else read_config(file)
     # what nobody set stays unset: an analysis may fit such values to the model's size
-    sections = {name: getattr(base, name) for name in AuditConfig.model_fields}
+    sections = {name: getattr(base, name) for name in kind.model_fields}
     content = {name: settings.model_dump(exclude_unset=True) for name, settings in sections.items()}
+    if preset is not None:
+        _underlay(content, preset, file)
     flags = dict(given_flags(given))
     for section, settings in sections.items():
         if seed is not None and "seed" in type(settings).model_fields:
@@ -90,10 +101,25 @@ def merged(given: BaseModel, *, file: Path | None = None, seed: int | None = Non
     for (section, name), value in flags.items():
         content[section][name] = value
     try:
-        return AuditConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         refusal = _refused(error, list(flags), seed)
         raise refusal from error
+
+
+def _underlay(content: dict[str, dict[str, Any]], preset: str, file: Path | None) -> None:
+    """Put a preset under what a file says; a file made with another preset contradicts it."""
+    from assay.presets import efforts
+
+    for section, values in efforts(preset).items():
+        said = content[section].get("effort", preset)
+        if said != preset:
+            raise UsageError(
+                f"--{preset} contradicts the file, which says effort = {said!r} for {section}.",
+                where=str(file),
+                advice=f"Drop --{preset}, or remove that line.",
+            )
+        content[section] = values | content[section]
 
 
 def given_flags(given: BaseModel) -> Iterator[tuple[tuple[str, str], Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from assay.effort import Effort, Starts
 
 FAITHFUL: dict[str, Any] = {
     "n": 25,
@@ -22,10 +24,20 @@ FAITHFUL: dict[str, Any] = {
 
 
 class FilteringConfig(BaseModel):
-    """What to filter, on which data, and where the classes begin."""
+    """What to filter, on which data, and where the classes begin.
+
+    Example:
+        >>> FilteringConfig(n=5, filters=("high",)).n
+        5
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    STARTS: ClassVar[Starts] = {
+        "quick": {"inputs": 200, "n": 13, "draws": 1000},
+        "thorough": {"inputs": 5000, "n": 49, "mode": "both", "draws": 10000},
+    }
+    effort: Effort = "standard"
     inputs: Annotated[int, Field(gt=0, description="Most inputs to evaluate on, spread evenly over the data.")] = 1000
     n: Annotated[int, Field(ge=2, description="Thresholds per filter; odd for Simpson's rule.")] = 25
     filters: Annotated[
@@ -104,13 +116,13 @@ class FilteringConfig(BaseModel):
     threads: Annotated[int, Field(gt=0, description="Threads of torch per process; part of what a sweep is.")] = 1
     executor: Annotated[Literal["local", "ray"], Field(description="Where workers run.")] = "local"
     budget: Annotated[
-        float,
+        float | None,
         Field(
             gt=0,
-            description="Billions of operations above which an audit of everything leaves filtering out; naming it "
-            "with --only runs it whatever it costs.",
+            description="Billions of operations that what is not set is lowered to; by effort if unset. Where that is "
+            "not enough, an audit of everything leaves filtering out, and naming it with --only runs it all the same.",
         ),
-    ] = 2000.0
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of attacks, fresh weights, sample order and resamples.")] = 0
 
     @model_validator(mode="before")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from assay.effort import Effort, Starts
 
 Method = Literal[
     "auto", "exact", "gain", "cumulant", "factor", "linearize", "two_stage", "split", "diagonal", "mc", "mc_cv"
@@ -12,10 +14,20 @@ Method = Literal[
 
 
 class MomentsConfig(BaseModel):
-    """What to propagate and where the findings draw their lines."""
+    """What to propagate and where the findings draw their lines.
+
+    Example:
+        >>> MomentsConfig(inputs=8).sigmas
+        (0.02, 0.05, 0.1)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    STARTS: ClassVar[Starts] = {
+        "quick": {"inputs": 8, "maps": 2, "attack_inputs": 2, "attack_steps": 20},
+        "thorough": {"inputs": 128, "maps": 16, "attack_inputs": 24, "attack_steps": 100},
+    }
+    effort: Effort = "standard"
     inputs: Annotated[int, Field(gt=0, description="Most inputs to analyse, spread evenly over the data.")] = 32
     sigmas: Annotated[
         tuple[float, ...],

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from assay.effort import Effort, Starts
 from assay.errors import UsageError
 
 
 class SensitivityConfig(BaseModel):
-    """What to compute and where the findings draw their lines."""
+    """What to compute and where the findings draw their lines.
+
+    Example:
+        >>> SensitivityConfig(inputs=8).relative_sizes
+        (0.001, 0.01, 0.1)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    STARTS: ClassVar[Starts] = {
+        "quick": {
+            "inputs": 16, "random_directions": 50, "attack_steps": 15, "attack_random_starts": 1, "max_steps": 50,
+            "frobenius_samples": 32, "section_inputs": 8, "bits_inputs": 100, "formats": ("bf16", "int8"),
+        },
+        "thorough": {
+            "inputs": 256, "random_directions": 500, "attack_steps": 100, "attack_random_starts": 10,
+            "frobenius_samples": 256, "section_inputs": 128, "bits_inputs": 2000,
+        },
+    }  # fmt: skip
+    effort: Effort = "standard"
     inputs: Annotated[int, Field(gt=0, description="Most inputs to analyse, spread evenly over the data.")] = 64
     relative_sizes: Annotated[
         tuple[float, ...],

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from assay.effort import Effort, Starts
 
 Part = Literal["prediction", "remedies", "indices"]
 Movement = Literal["line", "translate", "rotate", "scale", "brightness"]
 
 
 class SmoothnessConfig(BaseModel):
-    """Along which paths to look for kinks of the outputs, and what else to ask about them."""
+    """Along which paths to look for kinks of the outputs, and what else to ask about them.
+
+    Example:
+        >>> SmoothnessConfig(paths=2).paths
+        2
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    STARTS: ClassVar[Starts] = {
+        "quick": {"paths": 2, "samples": 65, "outputs": 2, "index_inputs": 200},
+        "thorough": {"paths": 16, "samples": 513, "outputs": 16, "index_inputs": 2000},
+    }
+    effort: Effort = "standard"
     movements: Annotated[
         tuple[Movement, ...],
         Field(

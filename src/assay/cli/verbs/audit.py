@@ -2,71 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
-from assay.cli import job
-from assay.cli.invocation import Invocation
-from assay.cli.options import OUTPUT, Loading, Model, Printing
-from assay.cli.settings import flags_of, merged, split_commas
-from assay.config import AuditConfig
-from assay.errors import UsageError
-from assay.results import Audit, Status
+from assay.cli import request
+from assay.cli.options import RUN, Effort, Ending, Loading, Model, Printing, Settling
+from assay.cli.settings import flags_of
+from assay.config import AuditConfig, configuration
 
 if TYPE_CHECKING:
     Settings = AuditConfig
 else:
-    Settings = flags_of(AuditConfig)
+    Settings = flags_of(configuration())
 
-RUN = Group("Run", sort_key=0)
-DIRECTORY = "assay-audit"
+ONLY = Parameter(group=RUN, consume_multiple=1, help="Analyses to run: moments,sensitivity; all.")
 
 
 def run(
     model: Model,
     /,
     *,
-    only: Annotated[
-        tuple[str, ...], Parameter(group=RUN, consume_multiple=1, help="Analyses to run: moments,sensitivity; all.")
-    ] = (),
-    config: Annotated[Path | None, Parameter(group=RUN, help="TOML file of settings; flags override it.")] = None,
-    seed: Annotated[int | None, Parameter(group=RUN, help="Seed of every analysis.")] = None,
-    strict: Annotated[
-        bool, Parameter(group=RUN, help="Fail, naming them, when operators would have to be approximated.")
-    ] = False,
+    only: Annotated[tuple[str, ...], ONLY] = (),
+    effort: Effort = Effort(),
+    settling: Settling = Settling(),
     loading: Loading = Loading(),
-    output: Annotated[
-        Path | None,
-        Parameter(
-            name=["--output", "-o"],
-            group=OUTPUT,
-            help=f"Run directory; {DIRECTORY} when not given, or {DIRECTORY}-2, ... where that exists.",
-        ),
-    ] = None,
-    fail_on: Annotated[
-        Literal["warn", "fail", "error", "never"],
-        Parameter(group=OUTPUT, help="Exit with 1 on such findings or worse."),
-    ] = "fail",
+    ending: Ending = Ending(),
     printing: Printing = Printing(),
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),
 ) -> int:
     """Audit a model."""
-    merged_config = merged(settings, file=config, seed=seed, strict=strict)
-    if loading.data is None and not model.startswith("demo"):
-        raise UsageError(
-            "An audit needs data to question the model with.",
-            where="--data",
-            advice="Add --data: a folder of pictures, FILE.npz, FILE.csv, sklearn:NAME, ...",
-        )
-    directory = output if output is not None else job.fresh_directory(DIRECTORY)
-    names = split_commas(only) if only else None
-    asked = Invocation.of(model, loading, names, fail_on)
-    result = job.perform(asked, directory, merged_config, printing=printing)
-    return exit_code(result, fail_on)
-
-
-def exit_code(result: Audit, fail_on: str) -> int:
-    """1 when a finding is at least as bad as `fail_on`, else 0."""
-    return int(fail_on != "never" and result.status.severity >= Status(fail_on).severity)
+    return request.perform(
+        model,
+        request.settings_of(settings, settling, effort),
+        verb="audit",
+        only=request.names_of(only),
+        loading=loading,
+        ending=ending,
+        printing=printing,
+    )

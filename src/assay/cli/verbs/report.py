@@ -25,11 +25,11 @@ def run(
 ) -> int:
     """Read a run back, write its report, show its summary."""
     from assay.store import open_run
-    from assay.store.checksums import update_checksums
+    from assay.store.checksums import update_report
 
     result = open_run(directory)
     report = result.report(output if output is not None else directory / job.REPORT)
     if report.absolute() == (directory / job.REPORT).absolute():
-        update_checksums(directory, [job.REPORT])
+        update_report(directory)
     job.show(result, directory, report, printing)
     return 0

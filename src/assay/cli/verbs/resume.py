@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from assay.cli import job
 from assay.cli.invocation import Invocation
 from assay.cli.options import LOADING, Printing
-from assay.cli.verbs.audit import exit_code
+from assay.cli.request import exit_code
 
 
 def run(
