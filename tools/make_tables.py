@@ -141,40 +141,51 @@ def measure(family: Family, size: int | None = None, **options: Any) -> Captured
     return Captured(len(graph), len(graph.layers), len({node.op for node in graph.layers}), opaque, gap, seconds)
 
 
+_OPERATOR_COLUMNS = ["operator", "affine in inputs", "element by element", "stands for"]
+
+
 def operators_page() -> str:
     """docs/operators.md: the operators, what each stands for, and what each domain does with it."""
+    from assay.boundary.paths import TABLE as SEGMENT
     from assay.graph import OPERATORS
     from assay.interpret import coverage
-    from assay.moments.rules import TABLE
+    from assay.moments.rules import TABLE as MOMENTS
+    from assay.sensitivity.roundoff.running_rules import TABLE as ROUND_OFF
+    from assay.smoothness.estimators.exact_line import TABLE as LINE
+    from assay.smoothness.prediction.rules import TABLE as KINKS
 
-    tables = [TABLE]
-    columns = ["operator", "affine in inputs", "element by element", "stands for", *(table.domain for table in tables)]
+    tables = [MOMENTS, KINKS, LINE, SEGMENT, ROUND_OFF]
     lines = [
         "# Operators",
         "",
         "Made by `python tools/make_tables.py operators`.",
         "",
         "A captured graph consists of the canonical operators below; a call of ATen that none of them stands for",
-        "stays whole, as `opaque`. Each domain has rules for operators: the last columns say how reliable the rule",
-        "is when its inputs are exact. `exact` holds while only inputs vary in which the operator is jointly",
-        "affine; inputs are counted from 1, and sets of them are separated by semicolons. Where a cell is empty,",
-        "or several inputs vary in another way, the domain linearises the operator or samples it, and says so.",
+        "stays whole, as `opaque`. Each domain has rules for operators, and the second table of a family says how",
+        "reliable the rule is when its inputs are exact. `exact` holds while only inputs vary in which the operator",
+        "is jointly affine; inputs are counted from 1, and sets of them are separated by semicolons. Where a cell",
+        "is empty, or several inputs vary in another way, `moments` linearises the operator or samples it and says",
+        "so, `kinks` takes the tangent of a smooth operator, and the others refuse it and name the node.",
+        "",
+        "| domain | what it carries through the graph |",
+        "| --- | --- |",
+        "| moments | mean and covariance (`moments.propagate`) |",
+        "| kinks | values and slopes of a Gaussian process (`smoothness.predict`) |",
+        "| line | every breakpoint along a straight line (`smoothness.smp`, estimator `exact_line`) |",
+        "| segment | a certificate for one line, rounding included (`boundary.certify_segment`) |",
+        "| round-off | a bound of the rounding error (`sensitivity.roundoff_error`, estimator E2) |",
     ]
-    family = ""
+    families: dict[str, list[Any]] = {}
     for record in coverage(tables):
-        row = OPERATORS[record["operator"]]
-        if record["family"] != family:
-            family = record["family"]
-            lines += ["", f"## {family.capitalize()}", "", *_header(columns)]
-        targets = ", ".join(f"`{form.target.removesuffix('.default')}`" for form in row.aten)
-        cells = [
-            f"`{row.name}`",
-            _affine(row),
-            "yes" if row.elementwise else "",
-            targets,
-            *(record[t.domain] for t in tables),
-        ]
-        lines.append(_line(cells))
+        families.setdefault(record["family"], []).append(record)
+    for family, records in families.items():
+        lines += ["", f"## {family.capitalize()}", "", *_header(_OPERATOR_COLUMNS)]
+        for record in records:
+            row = OPERATORS[record["operator"]]
+            targets = ", ".join(f"`{form.target.removesuffix('.default')}`" for form in row.aten)
+            lines.append(_line([f"`{row.name}`", _affine(row), "yes" if row.elementwise else "", targets]))
+        lines += ["", *_header(["operator", *(table.domain for table in tables)])]
+        lines += [_line([f"`{record['operator']}`", *(record[t.domain] for t in tables)]) for record in records]
     return "\n".join(lines) + "\n"
 
 
