@@ -12,6 +12,12 @@ class Grade(StrEnum):
     `EXACT` up to rounding; `BOUND` guaranteed; `CLOSED_FORM` exact under a stated assumption (for example
     Gaussian pre-activations); `LINEARISED` first order; `STATISTICAL` from a statistical model;
     `SAMPLED` measured by sampling, with a standard error.
+
+    Example:
+        >>> Grade.BOUND.meaning
+        'a guaranteed bound'
+        >>> combine([Grade.BOUND, Grade.SAMPLED])
+        <Grade.SAMPLED: 'sampled'>
     """
 
     EXACT = "exact"

@@ -26,6 +26,10 @@ class Preprocessing(BaseModel):
         channel_order: order the *model* expects; data are always RGB.
         mean: per channel (or one), subtracted after scaling.
         std: per channel (or one), divided by after subtracting the mean.
+
+    Example:
+        >>> Preprocessing(bounds=(0, 1), mean=(0.5,), std=(0.25,)).bounds
+        (0.0, 1.0)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from assay.brief import Brief, in_short
 from assay.errors import AssayError, SubjectError
 from assay.preprocess import Preprocessing
 from assay.probe import Probe
@@ -25,7 +26,7 @@ Task = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Brief):
     """Inputs and, where known, targets.
 
     Attributes:
@@ -85,6 +86,10 @@ class Subject:
     trusted: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     example: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __repr__(self) -> str:
+        data = "no data" if self.data is None else f"inputs {in_short(self.data.inputs)}"
+        return f"Subject({self.name!r}, {type(self.model).__name__}, {data}, {self.task})"
 
     @classmethod
     def from_model(

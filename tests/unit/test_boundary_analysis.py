@@ -149,7 +149,7 @@ def test_large_models_get_less_unless_asked():
     assert "inputs" in notes[0]
     asked, _ = fitted(BoundaryConfig(inputs=100), subject)
     assert asked.inputs == 100
-    assert "forward passes" in plan(subject, BoundaryConfig())
+    assert "forward passes" in plan(subject, BoundaryConfig()).text
 
 
 def test_pairs_share_a_predicted_class_and_come_from_others():

@@ -20,7 +20,8 @@ from assay.moments import decisions as moments_decisions
 from assay.moments.evidence import collect, noise_floor
 from assay.moments.tables import agreement
 from assay.results import Result, Status
-from assay.store.encode import array_bytes, array_keys, result_document, to_bytes
+from assay.results.arrays import array_keys
+from assay.store.encode import array_bytes, result_document, to_bytes
 from assay.subject import Data, Subject
 
 QUICK = MomentsConfig(inputs=6, sigmas=(0.05, 0.2), check=300, maps=2, attack_inputs=0)
@@ -244,7 +245,7 @@ class TestOtherModels:
         # away from its branches the model is linear, so linearising agrees with sampling at small noise
         assert result.tables["levels"].column("ratio")[0] == pytest.approx(1, abs=0.15)
         assert encoded(result)
-        assert "cannot be captured" in plan(subject(Branching()), QUICK)
+        assert "cannot be captured" in plan(subject(Branching()), QUICK).text
 
     @pytest.mark.parametrize("method", ["auto", "factor"])
     def test_many_outputs(self, method: str) -> None:
@@ -367,10 +368,10 @@ class TestDecisions:
         result = analyse(digits, settings)
         assert "attack" not in result.tables
         assert any("No Gaussian attack" in note for note in result.warnings)
-        assert "no Gaussian attack" in plan(digits, settings)
+        assert "no Gaussian attack" in plan(digits, settings).text
         asked = settings.model_copy(update={"attack_inputs": 2})
         assert "attack" in analyse(digits, asked).tables
-        assert "Gaussian attack on 2 inputs" in plan(digits, asked)
+        assert "Gaussian attack on 2 inputs" in plan(digits, asked).text
 
     def test_large_models_have_no_mean_shift(self, digits: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
         from assay.moments import evidence
@@ -452,7 +453,7 @@ class TestConfig:
             MomentsConfig(**settings)  # type: ignore[arg-type]
 
     def test_a_plan_says_what_will_run(self, digits: Subject) -> None:
-        text = plan(digits, QUICK)
+        text = plan(digits, QUICK).text
         assert "6 inputs × 2 noise levels" in text
         assert "3,600 forward passes" in text
-        assert "no check" in plan(digits, replace_config(check=0))
+        assert "no check" in plan(digits, replace_config(check=0)).text

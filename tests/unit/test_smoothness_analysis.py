@@ -124,7 +124,7 @@ def test_what_cannot_be_done_says_so():
         analyse(Subject.from_model(network, torch.randn(1, 3)))
     with pytest.raises(SubjectError, match="no pictures"):
         analyse(Subject.from_model(network, torch.randn(5, 3)), SmoothnessConfig(movements=("rotate",)))
-    assert "cannot run" in plan(Subject.from_model(network, torch.randn(5, 3)), SmoothnessConfig(movements=("rotate",)))
+    assert "cannot run" in plan(Subject.from_model(network, torch.randn(5, 3)), SmoothnessConfig(movements=("rotate",))).text
     left = analyse(Subject.from_model(network, torch.randn(9, 3)), SmoothnessConfig(movements=("line", "scale")))
     assert any("scale" in warning for warning in left.warnings)
 
@@ -138,7 +138,7 @@ def test_large_networks_get_less_unless_asked(monkeypatch):
     assert any("paths = 1" in note for note in notes)
     asked, _ = fitted(SmoothnessConfig(paths=4, samples=129), subject)
     assert (asked.paths, asked.samples) == (4, 129)
-    assert "4 paths of each kind" in plan(subject, SmoothnessConfig(paths=4, samples=129))
+    assert "4 paths of each kind" in plan(subject, SmoothnessConfig(paths=4, samples=129)).text
 
 
 class Sorted(nn.Module):

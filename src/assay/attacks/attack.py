@@ -114,6 +114,11 @@ def attacked(
         NumericalError: for NaN in inputs or in what the attack returns.
         SubjectError: for a module that cannot be copied.
         UsageError: for inputs or bounds that do not fit, or an attack that returns something else.
+
+    Example:
+        >>> model = lambda x: torch.stack([x.sum(1), -x.sum(1)], 1)
+        >>> attacked(lambda model, x, y: x - 1, model, torch.ones(1, 2), torch.tensor([0]), bounds=(0.5, 2))
+        tensor([[0.5000, 0.5000]])
     """
     target = target_of(model, parameters)
     if not isinstance(bounds, str) and bounds != target.bounds:  # our attacks look there, and clamp at every step

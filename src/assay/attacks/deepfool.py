@@ -12,6 +12,7 @@ from torch import Tensor
 from assay.attacks.projected import Norm
 from assay.attacks.target import Bounds, Model, Target, check_outputs, checked_batch, chunk_size, inside, target_of
 from assay.errors import NumericalError, UsageError
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 _WALL = 10  # steps after which elements held by the bounds leave the linearisation
@@ -21,7 +22,7 @@ _SMALL = 4096  # elements of an input up to which rows are added to that end
 
 
 @dataclass(frozen=True, eq=False)
-class Fooled:
+class Fooled(Displayed):
     """Where DeepFool ended.
 
     Attributes:
@@ -131,6 +132,12 @@ def fooled(
 
     Returns:
         The last points, and which of them are across.
+
+    Example:
+        >>> network = target_of(lambda x: torch.stack([x[:, 0], 1 - x[:, 0]], 1))
+        >>> found = fooled(network, torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> found, bool(found.point[0, 0] < 0.5)
+        (Fooled(1 inputs, decided otherwise: 100 % exact, steps: 1 count exact), True)
     """
     search = _Search(network, x.detach(), norm, bounds, overshoot=overshoot, candidates=candidates, seed=seed)
     return search.run(steps, own, rival, pairwise=True)

@@ -11,12 +11,13 @@ from torch import Tensor
 from assay.attacks.attack import Attack, attack_of, attacked
 from assay.attacks.target import Bounds, Model, Target, check_outputs, checked_batch, chunk_size, target_of
 from assay.errors import NumericalError, UsageError
+from assay.results import Displayed
 
 STEPS = 12  # of bisection: epsilon to 1 / 4096 of where it started
 
 
 @dataclass(frozen=True)
-class AutoEpsilon:
+class AutoEpsilon(Displayed):
     """An epsilon and how it was found.
 
     Attributes:

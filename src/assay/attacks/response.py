@@ -9,10 +9,11 @@ from torch import Tensor
 
 from assay.errors import UsageError
 from assay.probe import Probe
+from assay.results import Displayed
 
 
 @dataclass(frozen=True, eq=False)
-class Response:
+class Response(Displayed):
     """The largest output change found for every sample.
 
     Attributes:
@@ -59,6 +60,14 @@ def largest_response(
 
     Raises:
         UsageError: for shapes that do not fit, or fewer than one step or start.
+
+    Example:
+        >>> from torch import nn
+        >>> probe, x = Probe(nn.Linear(2, 1, bias=False)), torch.zeros(1, 2)
+        >>> _ = probe.model.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+        >>> found = largest_response(probe, x, torch.tensor([0.1]).double(), torch.ones(1, 1, 2))
+        >>> found.change  # 0.1 times the norm of (3, 4)
+        tensor([0.5000], dtype=torch.float64)
     """
     count = starts.shape[1] if starts.dim() > 1 else 0
     if steps < 1 or count < 1 or starts.shape != (len(x), count, *x.shape[1:]) or radius.shape != (len(x),):

@@ -25,6 +25,11 @@ class Target(nn.Module):
 
     Attributes:
         bounds: legal range of inputs, known from a Subject, else None.
+
+    Example:
+        >>> target = Target(lambda x: torch.stack([x.sum(1), -x.sum(1)], 1))
+        >>> target(torch.ones(1, 2))
+        tensor([[ 2., -2.]])
     """
 
     def __init__(self, model: Model, parameters: Mapping[str, Tensor] | None = None) -> None:
@@ -52,6 +57,11 @@ def target_of(model: Model, parameters: Mapping[str, Tensor] | None = None) -> T
     Raises:
         SubjectError: for a module that cannot be copied.
         UsageError: for changed parameters of a plain function, or names that the model does not have.
+
+    Example:
+        >>> target = target_of(lambda x: x)
+        >>> target_of(target) is target
+        True
     """
     return model if isinstance(model, Target) and not parameters else Target(model, parameters)
 

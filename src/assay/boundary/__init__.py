@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assay.boundary.detection import Combination as Combination
     from assay.boundary.detection import Detection as Detection
     from assay.boundary.detection import Detector as Detector
+    from assay.boundary.detection import OutlierDetector as OutlierDetector
     from assay.boundary.detection import Tampered as Tampered
     from assay.boundary.detection import evade as evade
     from assay.boundary.detection import evaluate as evaluate
@@ -49,7 +50,7 @@ __getattr__, __all__ = lazily(  # pyright: ignore[reportUnsupportedDunderAll]
     {
         "analysis": ("analyse",),
         "config": ("BoundaryConfig",),
-        "detection": ("Combination", "Detection", "Detector", "Tampered", "evade", "evaluate"),
+        "detection": ("Combination", "Detection", "Detector", "OutlierDetector", "Tampered", "evade", "evaluate"),
         "field": ("Field",),
         "paths": ("Connection", "SegmentCertificate", "certify_segment", "class_slice", "connect"),
         "planning": ("plan",),

@@ -32,6 +32,12 @@ class Field:
         model: what was given: a module, a Subject or a function (B, ...) -> (B, K).
         bounds: legal range of inputs, known from a Subject, else None.
         batch_size: samples per pass; None chooses by memory.
+
+    Example:
+        >>> field = Field(lambda x: torch.stack([x.sum(1), -x.sum(1)], 1))
+        >>> x = torch.tensor([[1.0, 2.0]])
+        >>> field.label(x), field.value(x, own=torch.tensor([0]), rival=torch.tensor([1]))
+        (tensor([0]), tensor([-6.]))
     """
 
     def __init__(self, model: Model, *, batch_size: int | None = None) -> None:

@@ -33,6 +33,13 @@ def regimes(model: object, x: Tensor, count: int, *, bounds: Bounds = None, seed
 
     Returns:
         (first, second) points, (P, ...) each, by kind.
+
+    Example:
+        >>> def model(x):
+        ...     return torch.stack([x[:, 0], -x[:, 0]], 1)
+        >>> x = torch.tensor([[1.0, 0.0], [2.0, 1.0], [-1.0, 0.5], [-2.0, 1.0]])
+        >>> {kind: tuple(first.shape) for kind, (first, _) in regimes(model, x, 1).items()}
+        {'image-image': (1, 2), 'image-perturbed': (1, 2), 'image-noise': (1, 2), 'perturbed-perturbed': (0, 2)}
     """
     field = field_of(model)  # pyright: ignore[reportArgumentType]
     x = field.prepared(x)

@@ -14,6 +14,7 @@ from assay.attacks.target import Bounds, Model, check_outputs, checked_batch
 from assay.boundary.field import Field, field_of, pair, runner_up
 from assay.boundary.nearest import Found, Geometry, Rays, Region, refine, shaken
 from assay.errors import UsageError
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 _SCAN = 8  # points at which the way to DeepFool's answer is looked at
@@ -27,7 +28,7 @@ _TIE = 4  # units of rounding that make a tie
 
 
 @dataclass(frozen=True, eq=False)
-class BoundaryPoint:
+class BoundaryPoint(Displayed):
     """Points of the decision boundary near inputs; an upper estimate of the distance to it, grade `sampled`.
 
     F is f_rival - f_label. A point lies on the side of `label`, F <= 0, to the rounding of F: it is the last

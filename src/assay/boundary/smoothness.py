@@ -62,9 +62,9 @@ def of_graph(graph: Graph, function: Callable[[Tensor], Tensor], x: Tensor) -> S
         row, varying = OPERATORS[node.op], varying_positions(graph, node)
         if not varying or row.affine_in(varying):
             continue
-        kinked |= node.op in KINKED
+        kinked |= node.op in KINKED or bool(row.kinks_of(node.attributes))
         unknown |= node.op == "opaque"
-        curved |= node.op not in PIECEWISE_LINEAR and node.op != "opaque"
+        curved |= node.op not in PIECEWISE_LINEAR and not row.piecewise_linear and node.op != "opaque"
     if unknown and not curved:
         tried = of_function(function, x)
         curved = tried == "smooth"

@@ -19,11 +19,12 @@ from assay.grade import Grade
 from assay.graph import Graph
 from assay.inputs import prepared
 from assay.interpret import forward
+from assay.results import Displayed
 from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class CertifiedBall:
+class CertifiedBall(Displayed):
     """What changes of the input within a ball can do at most. All float64; guaranteed.
 
     Attributes:

@@ -17,6 +17,7 @@ from assay.errors import NumericalError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import Graph
 from assay.interpret import forward
+from assay.results import Displayed
 from assay.subject import Subject
 
 Norm = Literal[2, "2", "inf"]
@@ -25,7 +26,7 @@ METHODS = ("product", "frobenius", "averaged", "eclipse")
 
 
 @dataclass(frozen=True)
-class LipschitzBound:
+class LipschitzBound(Displayed):
     """A number that ||f(a) - f(b)|| / ||a - b|| never exceeds, for any two inputs.
 
     Attributes:

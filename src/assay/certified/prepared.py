@@ -28,6 +28,11 @@ def bound_graph(model: nn.Module | Subject, example: Tensor | None = None) -> Gr
         NumericalError: for parameters that are NaN.
         SubjectError: for inputs that are not floating point, or a model whose samples influence each other.
         UsageError: when there is no example input.
+
+    Example:
+        >>> graph = bound_graph(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(2, 2))
+        >>> [node.op for node in graph.layers]
+        ['linear', 'relu']
     """
     if not isinstance(model, Subject) and example is None:
         raise UsageError(

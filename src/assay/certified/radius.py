@@ -21,6 +21,7 @@ from assay.grade import Grade
 from assay.graph import Graph, evaluate
 from assay.inputs import prepared
 from assay.interpret import forward
+from assay.results import Displayed
 from assay.subject import Subject
 
 Method = Literal["auto", "reverse", "joint", "steps", "global"]
@@ -29,7 +30,7 @@ _ROUNDING = 1e-12  # of the largest output: what rounding may have added to a ma
 
 
 @dataclass(frozen=True, eq=False)
-class CertifiedRadius:
+class CertifiedRadius(Displayed):
     """Balls in which the class cannot change. Float64.
 
     Attributes:
@@ -177,7 +178,15 @@ def obstacles(model: nn.Module | Subject, x: Tensor) -> tuple[str, ...]:
 
 
 def certifiable(model: nn.Module | Subject, x: Tensor) -> bool:
-    """Whether `certified_radius` works on a model; see `obstacles`."""
+    """Whether `certified_radius` works on a model; see `obstacles`.
+
+    Returns:
+        True where every operator has bounds.
+
+    Example:
+        >>> certifiable(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 2))
+        True
+    """
     return not obstacles(model, x)
 
 

@@ -77,6 +77,11 @@ def through_linear(covariance: Covariance, linear: LinearMap) -> Covariance:
 
     Returns:
         A covariance of the same type.
+
+    Example:
+        >>> from assay.covariance.linear_map import MatrixMap
+        >>> diagonal(through_linear(Diagonal(torch.ones(1, 2)), MatrixMap(torch.tensor([[1.0, 2.0]]))))
+        tensor([[5.]])
     """
     return _unknown(covariance)
 
@@ -101,7 +106,15 @@ def _(covariance: Dense, linear: LinearMap) -> Covariance:
 
 @singledispatch
 def scale(covariance: Covariance, gain: Tensor) -> Covariance:
-    """Covariance of gain * x, elementwise gain broadcastable to (B, *shape)."""
+    """Covariance of gain * x, elementwise gain broadcastable to (B, *shape).
+
+    Returns:
+        A covariance of the same form.
+
+    Example:
+        >>> diagonal(scale(Diagonal(torch.ones(1, 2)), torch.tensor([2.0, 3.0])))
+        tensor([[4., 9.]])
+    """
     return _unknown(covariance)
 
 
@@ -123,7 +136,15 @@ def _(covariance: Dense, gain: Tensor) -> Covariance:
 
 @singledispatch
 def add(covariance: Covariance, variance: Tensor) -> Covariance:
-    """Covariance of x plus independent elements of this variance (B, *shape)."""
+    """Covariance of x plus independent elements of this variance (B, *shape).
+
+    Returns:
+        A covariance of the same form.
+
+    Example:
+        >>> diagonal(add(Diagonal(torch.ones(1, 2)), torch.tensor([[0.5, 0.0]])))
+        tensor([[1.5000, 1.0000]])
+    """
     return _unknown(covariance)
 
 
@@ -145,7 +166,16 @@ def _(covariance: Dense, variance: Tensor) -> Covariance:
 
 @singledispatch
 def to_dense(covariance: Covariance) -> Dense:
-    """The same covariance as a full matrix; memory B n^2."""
+    """The same covariance as a full matrix; memory B n^2.
+
+    Returns:
+        The matrix (B, n, n), with the event's shape.
+
+    Example:
+        >>> to_dense(Diagonal(torch.tensor([[1.0, 2.0]]))).matrix
+        tensor([[[1., 0.],
+                 [0., 2.]]])
+    """
     return _unknown(covariance)
 
 
@@ -178,6 +208,12 @@ def project(covariance: Covariance, left: Tensor, right: Tensor) -> Tensor:
 
     Returns:
         (B, k, m).
+
+    Example:
+        >>> covariance = Dense(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), (2,))
+        >>> ones = torch.ones(1, 1, 2)
+        >>> project(covariance, ones, ones)
+        tensor([[[6.]]])
     """
     return _unknown(covariance)
 
@@ -202,7 +238,15 @@ def _(covariance: Dense, left: Tensor, right: Tensor) -> Tensor:
 
 @singledispatch
 def times(covariance: Covariance, columns: Tensor) -> Tensor:
-    """S applied to columns (k, B, *shape): (k, B, *shape)."""
+    """S applied to columns (k, B, *shape): (k, B, *shape).
+
+    Returns:
+        The products.
+
+    Example:
+        >>> times(Diagonal(torch.tensor([[1.0, 2.0]])), torch.ones(1, 1, 2))
+        tensor([[[1., 2.]]])
+    """
     return _unknown(covariance)
 
 
@@ -224,7 +268,15 @@ def _(covariance: Dense, columns: Tensor) -> Tensor:
 
 @singledispatch
 def select(covariance: Covariance, rows: slice | Tensor) -> Covariance:
-    """The covariance of some samples of the batch, given as a slice or indices."""
+    """The covariance of some samples of the batch, given as a slice or indices.
+
+    Returns:
+        A covariance of the same form.
+
+    Example:
+        >>> select(Diagonal(torch.ones(5, 2)), slice(0, 2)).shape
+        (2, 2)
+    """
     return _unknown(covariance)
 
 
@@ -244,13 +296,31 @@ def _(covariance: Dense, rows: slice | Tensor) -> Covariance:
 
 
 def between(first: LowRankPlusDiagonal, second: LowRankPlusDiagonal) -> Tensor:
-    """Elementwise covariance (B, ...) of two tensors whose factors share their sources; the rests are independent."""
+    """Elementwise covariance (B, ...) of two tensors whose factors share their sources; the rests are independent.
+
+    Returns:
+        One number per element.
+
+    Example:
+        >>> one = LowRankPlusDiagonal(torch.tensor([[[1.0, 2.0]]]), torch.zeros(1, 2))
+        >>> other = LowRankPlusDiagonal(torch.tensor([[[3.0, 1.0]]]), torch.ones(1, 2))
+        >>> between(one, other)
+        tensor([[3., 2.]])
+    """
     return (first.factor * second.factor).sum(0)
 
 
 @singledispatch
 def sample(covariance: Covariance, count: int, generator: torch.Generator) -> Tensor:
-    """Zero-mean Gaussian draws (count, B, *shape)."""
+    """Zero-mean Gaussian draws (count, B, *shape).
+
+    Returns:
+        The draws.
+
+    Example:
+        >>> sample(Diagonal(torch.ones(1, 2)), 5, torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 1, 2])
+    """
     return _unknown(covariance)
 
 
@@ -302,6 +372,11 @@ def compress(covariance: Covariance, rank: int) -> LowRankPlusDiagonal:
 
     Returns:
         The low-rank part and the rest.
+
+    Example:
+        >>> found = compress(Dense(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), (2,)), 1)
+        >>> found.rank, diagonal(found)
+        (1, tensor([[2., 2.]]))
     """
     if isinstance(covariance, Diagonal):
         empty = covariance.variance.new_zeros((0, *covariance.shape))

@@ -24,7 +24,13 @@ class LinearMap(Protocol):
 
 
 class MatrixMap:
-    """A matrix (m, n), or (B, m, n), acting on flat samples (B, n)."""
+    """A matrix (m, n), or (B, m, n), acting on flat samples (B, n).
+
+    Example:
+        >>> import torch
+        >>> MatrixMap(torch.tensor([[1.0, 2.0]])).squared(torch.ones(1, 2))
+        tensor([[5.]])
+    """
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix

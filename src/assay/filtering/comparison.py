@@ -19,6 +19,7 @@ import numpy as np
 from assay.errors import UsageError
 from assay.filtering.agreement import Correlation, cohen, kendall, krippendorff, spearman
 from assay.filtering.scores import Score
+from assay.results import Displayed
 
 Match = Literal["name", "depth"]
 CLASSES = ("fragile", "robust", "antifragile")
@@ -26,7 +27,7 @@ NO_CLASS = ("undecided", "no-op", "degenerate")
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labelled(Displayed):
     """One score of every unit of a network.
 
     Attributes:
@@ -85,6 +86,11 @@ def labelled(
 
     Raises:
         UsageError: when there is none, or more than one for a unit.
+
+    Example:
+        >>> row = Score("mean", "clean", "compressed", 0.2, 0.1, 0.3, "antifragile", 0.5)
+        >>> labelled({"conv": row})
+        Labelled(1 units, 1 antifragile)
     """
     if isinstance(rows, Mapping):
         pairs = [(unit, asdict(row)) for unit, row in rows.items()]
@@ -147,7 +153,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Displayed):
     """What networks have in common.
 
     Attributes:

@@ -21,6 +21,7 @@ from assay.attacks.target import check_outputs, chunk_size
 from assay.errors import NumericalError, UsageError
 from assay.filtering.units import Choice, Granularity, Unit, select_units
 from assay.grade import Grade
+from assay.results import Displayed
 from assay.subject import Subject
 
 Progress = Callable[[int, int, str], None]
@@ -28,7 +29,7 @@ Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class Criticality:
+class Criticality(Displayed):
     """What the worst change found does to one unit. A search finds a lower estimate of the worst case.
 
     Attributes:
@@ -65,6 +66,10 @@ class Criticality:
         return Grade.SAMPLED
 
 
+class Criticalities(Displayed, tuple[Criticality, ...]):
+    """The rows of `robust_criticality`, shown as one table."""
+
+
 def robust_criticality(
     model: nn.Module | Subject,
     data: tuple[Tensor, Tensor],
@@ -79,7 +84,7 @@ def robust_criticality(
     bounds: Bounds | Literal["auto"] = "auto",
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> tuple[Criticality, ...]:
+) -> Criticalities:
     """Rise of the loss on attacked samples under the worst change of each unit, ||change|| <= alpha ||weights||.
 
     Samples are attacked once, on the unchanged network. From no change at all, `steps` steps of `step_size` ||weights||
@@ -137,7 +142,7 @@ def robust_criticality(
             found.append(search.run(unit, alpha, steps, 2.5 * alpha / steps if step_size is None else step_size))
             if progress is not None:
                 progress(len(found), len(units), f"robust criticality, {unit.name}")
-        return tuple(found)
+        return Criticalities(found)
 
 
 def least_critical(found: Sequence[Criticality], count: int = 1) -> tuple[str, ...]:
@@ -152,6 +157,11 @@ def least_critical(found: Sequence[Criticality], count: int = 1) -> tuple[str, .
 
     Raises:
         UsageError: for more units than there are, or less than none.
+
+    Example:
+        >>> one, other = Criticality("a", 9, 0.5, 0.6, 0.9, 0.8, 0.1), Criticality("b", 9, 0.5, 0.9, 0.9, 0.6, 0.1)
+        >>> least_critical([one, other])
+        ('a',)
     """
     if not 0 <= count <= len(found):
         raise UsageError(f"There are {len(found)} units, not {count}.", where="count", advice="Choose fewer.")

@@ -28,13 +28,14 @@ from assay.filtering.scores import Reference, Rule, label_of
 from assay.filtering.terms import ScoreOf, known_of, terms_of
 from assay.filtering.without_replacement import Bets, Block, bernstein_serfling, block_of, hoeffding_serfling
 from assay.grade import Grade
+from assay.results import Displayed
 
 Bound = Literal["betting", "serfling"]
 HALVINGS = 20  # of the range in which an end of the interval is looked for
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Displayed):
     """A class, and what it took.
 
     Attributes:

@@ -163,9 +163,14 @@ def _transfer(found: FilteringResult) -> Finding:
     return Finding(
         "filtering.transfer",
         status,
-        f"{cells} of the cells (unit and filter) seem antifragile when the attack is made on the unfiltered network; "
-        f"attacked anew through the filter, {kept} still are and {fragile} turn fragile.",
+        f"{cells} pairs of layer and filter seem antifragile (better off without some weights) when the attack is made "
+        f"on the unfiltered network; attacked anew through the filter, {kept} still {_verb(kept, 'does', 'do')} and "
+        f"{fragile} {_verb(fragile, 'turns', 'turn')} fragile.",
         next_step="Trust the adaptive column: a static attack that fails on a changed network is no robustness."
         if status is Status.WARN
         else "",
     )
+
+
+def _verb(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many

@@ -11,10 +11,11 @@ from assay.errors import UsageError
 from assay.filtering.bootstrap import content_key, interval, resampled_means
 from assay.filtering.recording import Baseline, Recording, Split
 from assay.filtering.scores import performance
+from assay.results import Displayed
 
 
 @dataclass(frozen=True)
-class Gain:
+class Gain(Displayed):
     """The best threshold among all filters of a unit, as chosen and as tested.
 
     Attributes:

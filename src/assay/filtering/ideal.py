@@ -119,13 +119,25 @@ def stress(n: int = 25) -> Tensor:
 
     Raises:
         UsageError: for fewer than two thresholds.
+
+    Example:
+        >>> stress(5)
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
     _check_count(n)
     return torch.arange(n, dtype=torch.float64) / (n - 1)
 
 
 def is_degenerate(weight: Tensor) -> bool:
-    """Whether all weights have one value, so that there is nothing to tell them apart by."""
+    """Whether all weights have one value, so that there is nothing to tell them apart by.
+
+    Returns:
+        True also for a single weight.
+
+    Example:
+        >>> is_degenerate(torch.ones(3)), is_degenerate(torch.arange(3.0))
+        (True, False)
+    """
     values = values_of(weight, "signed")
     return bool(values.min() == values.max())
 

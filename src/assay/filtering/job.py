@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -322,12 +323,24 @@ def _function_identity(function: Callable[..., Any]) -> dict[str, Any]:
     """A function by name, filled-in settings and code, so that a changed one is another."""
     settings: dict[str, str] = {}
     while hasattr(function, "func"):  # functools.partial
-        settings |= {name: repr(value) for name, value in getattr(function, "keywords", {}).items()}
+        settings |= {name: _setting(value) for name, value in getattr(function, "keywords", {}).items()}
         function = function.func  # pyright: ignore[reportFunctionMemberAccess]
     name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
     code = getattr(function, "__code__", None)
     content = "" if code is None else f"{code.co_code.hex()}|{code.co_names}|{code.co_varnames}|{_constants(code)}"
     return {"name": name, "settings": settings, "code": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def _setting(value: Any) -> str:
+    """A filled-in value in full: what tensors and results print of themselves leaves most of it out."""
+    plain = (bool, int, float, str, bytes, type(None))
+    inside = value if isinstance(value, (tuple, list)) else (value,)
+    if all(isinstance(each, plain) for each in inside):
+        return repr(value)
+    try:
+        return f"{type(value).__qualname__} {hashlib.sha256(pickle.dumps(value)).hexdigest()}"
+    except Exception:  # it cannot be pickled: what it prints is all there is
+        return repr(value)
 
 
 def _constants(code: CodeType) -> list[str]:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from assay.errors import UsageError
 from assay.filtering.ideal import FILTERS, Cover, Domain, Filter, removed_range, values_of
+from assay.results import Displayed
 
 
 @dataclass(frozen=True, eq=False)
-class DistinctMasks:
+class DistinctMasks(Displayed):
     """All filters of one tensor, with equal filtered tensors merged.
 
     Attributes:

@@ -7,19 +7,24 @@ from typing import Any, Literal
 
 import numpy as np
 
+from assay.brief import Brief
 from assay.errors import NumericalError, UsageError
 
 Split = Literal["clean", "adversarial"]
 
 
 @dataclass(frozen=True, eq=False)
-class Baseline:
+class Baseline(Brief):
     """The unfiltered network on the same samples.
 
     Attributes:
         clean: (N,) metric of every sample, bool or number; a tensor or array, kept as an array.
         adversarial: (N,) likewise on attacked samples, or None when there was no attack.
         higher_is_better: as in `Metric`.
+
+    Example:
+        >>> Baseline([True, False, True]).split("clean")
+        array([ True, False,  True])
     """
 
     clean: np.ndarray
@@ -39,7 +44,7 @@ class Baseline:
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class Recording(Brief):
     """One filter of one unit at its n thresholds, in order of rising stress.
 
     Attributes:
@@ -47,6 +52,10 @@ class Recording:
         adversarial: (n, N) likewise on attacked samples, or None when there was no attack.
         density: (n,) remaining over all weights of the unit, in [0, 1].
         changed: (n,) number of weights whose value the filter changes; None counts every removed weight as changed.
+
+    Example:
+        >>> Recording([[True, True], [True, False]], None, [0.5, 0.0]).removed
+        0.75
     """
 
     clean: np.ndarray

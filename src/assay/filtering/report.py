@@ -10,16 +10,18 @@ import numpy as np
 
 from assay.filtering.analysis import Progress, analyse
 from assay.filtering.config import FilteringConfig
+from assay.filtering.effort import fitted
 from assay.filtering.figures import figures
 from assay.filtering.findings import findings
 from assay.filtering.result import FilteringResult
 from assay.filtering.tables import gain_table, score_table, unit_table
 from assay.grade import Grade
 from assay.intervals import wilson
-from assay.results import Quantity, Result
+from assay.results import Better, Quantity, Result
 from assay.subject import Subject
 
 COUNTED = ("fragile", "robust", "antifragile", "undecided")
+_BETTER: dict[str, Better] = {"fragile": "lower", "robust": "higher"}
 
 
 def examine(
@@ -47,11 +49,7 @@ def examine(
         SubjectError: for data that do not fit the model.
         UsageError: for settings that do not fit.
     """
-    config = config or FilteringConfig()
-    notes: tuple[str, ...] = ()
-    if subject.task == "regression" and config.epsilon == "auto" and config.attack != "none":
-        config = config.model_copy(update={"attack": "none"})
-        notes = ("Examined on clean data alone: for regression an attack needs its size (--filtering.epsilon).",)
+    config, notes = fitted(config or FilteringConfig(), subject)
     found = analyse(subject, config=config, directory=directory, progress=progress)
     return report_of(replace(found, notes=(*notes, *found.notes)))
 
@@ -59,6 +57,7 @@ def examine(
 def report_of(found: FilteringResult) -> Result:
     """Tables, figures, findings and headline numbers of a sweep."""
     drawn, arrays = figures(found)
+    arrays |= _samples(found)
     tables = {"units": unit_table(found), "scores": score_table(found), "gains": gain_table(found)}
     return Result(
         name="filtering",
@@ -78,26 +77,46 @@ def _summary(found: FilteringResult) -> dict[str, Quantity]:
     split = "clean" if found.baseline.adversarial is None else "adversarial"
     counts = Counter(found.labels(split).values())
     summary = {
-        f"{name}_units": Quantity(float(counts[name]), Grade.SAMPLED, "units", f"{name} ({split})") for name in COUNTED
+        f"{name}_units": Quantity(
+            float(counts[name]), Grade.SAMPLED, "units", f"{name} ({split})", better=_BETTER.get(name)
+        )
+        for name in COUNTED
     }
+    chosen = found.config.epsilon == "auto"  # then the level under attack is the one that was asked for
     for each in ("clean", "adversarial"):
         values = found.baseline.clean if each == "clean" else found.baseline.adversarial
         if values is None:
             continue
         level = float(values.mean(dtype=np.float64))
+        better: Better | None = "higher" if found.baseline.higher_is_better else "lower"
+        if each == "adversarial" and chosen:
+            better = None
+        basis = f"performance_by_input_{each}.mean"
         if values.dtype == bool:
             low, high = wilson(level, len(values))
             label = f"{each} accuracy, unfiltered"
-            summary[f"{each}_accuracy"] = Quantity(level, Grade.SAMPLED, "share", label, low, high, "95 % Wilson")
+            summary[f"{each}_accuracy"] = Quantity(
+                level, Grade.SAMPLED, "share", label, low, high, "95 % Wilson", better, basis, 0.95
+            )
         else:
-            summary[f"{each}_performance"] = Quantity(level, Grade.SAMPLED, "", f"{each} mean metric, unfiltered")
+            label = f"{each} mean metric, unfiltered"
+            summary[f"{each}_performance"] = Quantity(level, Grade.SAMPLED, "", label, better=better, basis=basis)
     if found.epsilon is not None:
         label = f"epsilon of {found.config.attack}"
-        summary["epsilon"] = Quantity(found.epsilon, Grade.EXACT, "units of the data", label)
+        better = "higher" if chosen else None
+        summary["epsilon"] = Quantity(found.epsilon, Grade.EXACT, "units of the data", label, better=better)
         if found.bounds is not None:
             share = found.epsilon / (found.bounds[1] - found.bounds[0])
-            summary["epsilon_of_range"] = Quantity(share, Grade.EXACT, "share", f"{label} over the legal range")
+            summary["epsilon_of_range"] = Quantity(
+                share, Grade.EXACT, "share", f"{label} over the legal range", better=better
+            )
     return summary
+
+
+def _samples(found: FilteringResult) -> dict[str, np.ndarray]:
+    """Performance of the unfiltered network on every sample: right or wrong, or the metric."""
+    both = {"clean": found.baseline.clean, "adversarial": found.baseline.adversarial}
+    return {f"performance_by_input_{split}": values for split, values in both.items() if values is not None}
 
 
 def _warnings(found: FilteringResult) -> tuple[str, ...]:

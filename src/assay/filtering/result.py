@@ -19,6 +19,7 @@ from assay.filtering.held_out import Gain, held_out_gain
 from assay.filtering.recording import Baseline, Recording, Split
 from assay.filtering.scores import Reference, Score, UnitScores
 from assay.filtering.variants import Variants
+from assay.results import Displayed
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +31,7 @@ Recordings = Mapping[str, Mapping[str, Recording]]
 
 
 @dataclass(frozen=True, eq=False)
-class FilteringResult:
+class FilteringResult(Displayed):
     """Filtered networks on clean and attacked data, sample by sample.
 
     Attributes:
@@ -222,18 +223,15 @@ class FilteringResult:
             )
         return replace(self, config=FilteringConfig.model_validate(self.config.model_dump() | settings))
 
-    def result(self) -> Result:
-        """The same as a report section: tables, figures, findings."""
+    def result(self, rows: int | None = None) -> Result:
+        """The same as a report section: tables, figures, findings; all rows, whatever is asked for."""
         from assay.filtering.report import report_of
 
         return report_of(self)
 
-    def plot(self, index: int = 0) -> Any:
-        """Draw one of the figures of `result`."""
-        return self.result().plot(index)
+    def __repr__(self) -> str:
+        units = f"{len(self.units)} units, {len(self.baseline.clean)} samples"
+        return f"FilteringResult({self.model!r}, {units}, attack {self.config.attack}, {self.config.mode})"
 
     def _attacks(self, unit: str) -> set[str]:
         return {attack for attack, name in self.scores if name == unit}
-
-    def _repr_html_(self) -> str:
-        return self.result()._repr_html_()

@@ -22,6 +22,7 @@ from assay.errors import NumericalError, UsageError
 from assay.filtering.bootstrap import content_key, interval, resampled_means
 from assay.filtering.recording import Baseline, Recording, Split
 from assay.grade import Grade
+from assay.results import Displayed
 
 Rule = Literal["simpson", "trapezoid", "mean"]
 Normaliser = Literal["unfiltered", "first"]
@@ -46,6 +47,10 @@ class Score:
         label: ``fragile``, ``robust``, ``antifragile`` or ``undecided``; ``no-op`` where the filter changed no weight,
             ``degenerate`` where the unit has only one value.
         removed: share of the unit's weights removed, averaged over thresholds.
+
+    Example:
+        >>> Score("mean", "clean", "compressed", 0.2, 0.1, 0.3, "antifragile", 0.5).grade
+        <Grade.SAMPLED: 'sampled'>
     """
 
     filter: str
@@ -64,7 +69,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class UnitScores:
+class UnitScores(Displayed):
     """All scores of one unit.
 
     Attributes:

@@ -16,14 +16,28 @@ def unit_table(found: FilteringResult) -> Table:
         Column("node", "node", node=True),
         Column("unit", "unit"),
         Column("weights", "weights", "", None, "how many weights are filtered together"),
-        Column("clean", "S clean", "", Grade.SAMPLED, "performance on clean data above the share of weights left"),
+        Column(
+            "clean",
+            "S clean",
+            "",
+            Grade.SAMPLED,
+            "performance on clean data above the share of weights left",
+            lens="Fragility, clean data (below 0: fragile)",
+        ),
         Column("clean_class", "class, clean"),
     ]
     adversarial = found.baseline.adversarial is not None
     if adversarial:
         kind = found.attack
         columns += [
-            Column("adversarial", "S adversarial", "", Grade.SAMPLED, f"likewise under attack ({kind})"),
+            Column(
+                "adversarial",
+                "S adversarial",
+                "",
+                Grade.SAMPLED,
+                f"performance under attack ({kind}) above the share of weights left",
+                lens="Fragility, under attack (below 0: fragile)",
+            ),
             Column("low", "from", "", Grade.SAMPLED, f"{found.config.level:.0%} bootstrap interval"),
             Column("high", "to", "", Grade.SAMPLED, f"{found.config.level:.0%} bootstrap interval"),
             Column("adversarial_class", "class, adversarial"),

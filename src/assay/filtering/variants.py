@@ -15,13 +15,14 @@ from assay.filtering.ideal import values_of
 from assay.filtering.merging import DistinctMasks, distinct_masks
 from assay.filtering.replacements import reinitialised, rerandomised
 from assay.filtering.units import Unit
+from assay.results import Displayed
 
 UNFILTERED = -1
 GLOBAL = "all units"
 
 
 @dataclass(frozen=True, eq=False)
-class Variants:
+class Variants(Displayed):
     """The changed networks of one unit, or in the global scope of all units together.
 
     Attributes:
@@ -118,6 +119,14 @@ def variants_of(
     Raises:
         NumericalError: for weights that are not finite.
         UsageError: for a checkpoint that does not fit.
+
+    Example:
+        >>> from assay.filtering.units import select_units
+        >>> layer = nn.Linear(3, 1, bias=False)
+        >>> layer.weight.data = torch.tensor([[-1.0, 0.5, 2.0]])
+        >>> units = select_units(layer)
+        >>> [len(each) for each in variants_of(layer, units, FilteringConfig(n=3, filters=("high",)))]
+        [3]
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if config.scope == "global":

@@ -25,6 +25,10 @@ def in_blocks(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> t
 
     Returns:
         What the function returns.
+
+    Example:
+        >>> in_blocks(lambda x, y: (x + y, x * y), torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+        (tensor([4., 6.]), tensor([3., 8.]))
     """
     first = inputs[0]
     if first.numel() <= 2 * _BLOCK or followed(*inputs):
@@ -40,7 +44,15 @@ def in_blocks(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> t
 
 
 def followed(*inputs: Tensor) -> bool:
-    """Whether a derivative or a transform follows what is computed from these tensors."""
+    """Whether a derivative or a transform follows what is computed from these tensors.
+
+    Returns:
+        True in either case.
+
+    Example:
+        >>> followed(torch.ones(2)), followed(torch.ones(2, requires_grad=True))
+        (False, True)
+    """
     return (
         (torch.is_grad_enabled() and any(value.requires_grad for value in inputs))
         or forward_ad._current_level >= 0

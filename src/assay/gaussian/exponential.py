@@ -34,7 +34,16 @@ def exponential_moments(mean: Number, std: Number) -> tuple[Tensor, Tensor, Tens
 
 
 def exponential_left(mean1: Tensor, std1: Tensor, mean2: Tensor, std2: Tensor, covariance: Tensor) -> Tensor:
-    """Cov(exp x, exp y) beyond the first order: E E (exp(c) - 1 - c)."""
+    """Cov(exp x, exp y) beyond the first order: E E (exp(c) - 1 - c).
+
+    Returns:
+        Covariances of the inputs' shape.
+
+    Example:
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> exponential_left(zero, one, zero, one, torch.tensor([0.5]))  # e (e^0.5 - 1.5)
+        tensor([0.4043])
+    """
     average = torch.exp(mean1 + 0.5 * std1.square()) * torch.exp(mean2 + 0.5 * std2.square())
     return average * (torch.expm1(covariance) - covariance)
 
@@ -74,6 +83,11 @@ def sine_left(mean1: Tensor, std1: Tensor, mean2: Tensor, std2: Tensor, covarian
 
     Returns:
         Covariances, of the broadcast shape.
+
+    Example:
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> sine_left(zero, one, zero, one, zero)
+        tensor([0.])
     """
     half = 0.5 * (std1.square() + std2.square())
 

@@ -94,5 +94,15 @@ def gelu_covariance(mean1: Number, std1: Number, mean2: Number, std2: Number, rh
 
 
 def gelu_left(mean1: Tensor, std1: Tensor, mean2: Tensor, std2: Tensor, covariance: Tensor) -> Tensor:
-    """Cov(GELU(x), GELU(y)) beyond the first order: what the expected slopes leave."""
+    """Cov(GELU(x), GELU(y)) beyond the first order: what the expected slopes leave.
+
+    Returns:
+        Covariances of the inputs' shape.
+
+    Example:
+        >>> import torch
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> gelu_left(zero, one, zero, one, zero)
+        tensor([0.])
+    """
     return price_covariance(gelu_curvature, mean1, std1.square(), mean2, std2.square(), covariance)

@@ -199,6 +199,10 @@ def hinge_coefficients(mean: Tensor, std: Tensor, knot: float, terms: int = TERM
 
     Returns:
         (terms - 1, ...).
+
+    Example:
+        >>> hinge_coefficients(torch.zeros(1), torch.ones(1), 0.0, terms=3)[0]
+        tensor([0.2821])
     """
     a = standardise(mean - knot, std)
     before, polynomial = torch.zeros_like(a), density(a)

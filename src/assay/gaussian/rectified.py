@@ -183,6 +183,10 @@ def standardise(mean: Tensor, std: Tensor) -> Tensor:
 
     Returns:
         Standardised means within [-40, 40], of the broadcast shape.
+
+    Example:
+        >>> standardise(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]))
+        tensor([0.5000, 0.0000])
     """
     certain = mean.abs() >= FAR * std
     quotient = torch.where(certain, torch.zeros_like(mean), mean) / torch.where(certain, torch.ones_like(std), std)

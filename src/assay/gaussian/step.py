@@ -101,8 +101,19 @@ def probit_moments(mean: Number, std: Number, steepness: float = 1.0) -> tuple[T
     return distribution(h), gain.square() * square + left, steepness * gain
 
 
-def probit_left(mean1: Tensor, std1: Tensor, mean2: Tensor, std2: Tensor, covariance: Tensor, steepness: float):
-    """Cov(Phi(steepness x), Phi(steepness y)) beyond the first order: what the expected slopes leave."""
+def probit_left(
+    mean1: Tensor, std1: Tensor, mean2: Tensor, std2: Tensor, covariance: Tensor, steepness: float
+) -> Tensor:
+    """Cov(Phi(steepness x), Phi(steepness y)) beyond the first order: what the expected slopes leave.
+
+    Returns:
+        Covariances of the inputs' shape.
+
+    Example:
+        >>> zero, one = torch.zeros(1), torch.ones(1)
+        >>> probit_left(zero, one, zero, one, zero, 1.0)
+        tensor([0.])
+    """
     square = steepness**2
     return price_covariance(
         probit_curvature,

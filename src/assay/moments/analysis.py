@@ -75,6 +75,8 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
             low,
             high,
             "5th to 95th percentile over inputs",
+            better="lower",
+            basis=f"inputs.flip_{level.share:g}.mean",
         )
         if level.sampled_flip is not None:
             value = float(level.sampled_flip.mean())
@@ -87,6 +89,8 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
                 max(0.0, value - error),
                 value + error,
                 "95 %, over draws",
+                better="lower",
+                basis="inputs.measured.mean",
             )
     if evidence.decisions is not None:
         summary |= _decisions(evidence, evidence.decisions)
@@ -116,6 +120,7 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
             found.ratio_low if found.ratio_low == found.ratio_low else None,
             found.ratio_high if found.ratio_high == found.ratio_high else None,
             "95 %, over inputs",
+            confidence=0.95,
         )
     return summary
 
@@ -132,6 +137,7 @@ def _decisions(evidence: Evidence, decisions: Decisions) -> dict[str, Quantity]:
             float(expected.quantile(0.05)),
             float(expected.quantile(0.95)),
             "5th to 95th percentile over inputs",
+            basis="standing.expected.mean",
         )
     }
     column = len(standing.flip) // 2
@@ -142,6 +148,8 @@ def _decisions(evidence: Evidence, decisions: Decisions) -> dict[str, Quantity]:
             standing.grade,
             "of range",
             f"noise for P(flip) = {standing.flip[column]:.3g} (median)",
+            better="higher",
+            basis=f"standing.noise_{standing.flip[column]:g}.median",
         )
     if decisions.attack is not None:
         rate = decisions.attack.rate("attack")
@@ -153,5 +161,6 @@ def _decisions(evidence: Evidence, decisions: Decisions) -> dict[str, Quantity]:
             rate.low,
             rate.high,
             "95 % Wilson, over draws",
+            better="lower",
         )
     return summary

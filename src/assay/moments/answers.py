@@ -16,11 +16,12 @@ from assay.moments.noise import Noise, as_covariance
 from assay.moments.probabilities import ALL_OUTPUTS, argmax_probabilities, candidates, pairwise_probabilities
 from assay.moments.propagation import checked_input, propagate
 from assay.moments.result import Moments
+from assay.results import Displayed
 from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
+class Decision(Displayed):
     """How a decision holds under noise.
 
     Attributes:
@@ -67,7 +68,12 @@ def flip_probability(
     Raises:
         UsageError: for a label that is no output, or not among `outputs`.
 
-    Source: moments by `propagate`; P(argmax = c) as in the specification, section 1.5.
+    Source: moments by `propagate`; P(argmax = c) is an orthant probability, by quasi-Monte Carlo.
+
+    Example:
+        >>> found = flip_probability(nn.Identity(), torch.tensor([[1.0, 0.0]]), 0.5)
+        >>> found.flip.round(decimals=2)  # Phi(-1): the difference has mean 1 and variance 1
+        tensor([0.1600])
     """
     subject, x = checked_input(model, x)
     clean = subject.probe(x)
@@ -93,7 +99,7 @@ def flip_probability(
 
 
 @dataclass(frozen=True, eq=False)
-class Confusion:
+class Confusion(Displayed):
     """Expected confusion between classes under noise; rows without any input are 0.
 
     Attributes:
@@ -132,7 +138,7 @@ def confusion(
     Raises:
         UsageError: for labels that are no outputs.
 
-    Source: Bibi, Alfadly, Ghanem, CVPR 2018 (inter-class confusion); specification, section 1.5.
+    Source: Bibi, Alfadly, Ghanem, CVPR 2018 (inter-class confusion).
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])

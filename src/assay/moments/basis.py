@@ -8,7 +8,7 @@ by sqrt(2 / r).
 Otherwise the columns are the directions that move the outputs most (right singular directions of the output
 Jacobian) and random orthogonal directions of the rest, scaled up. Never the top principal components of the noise:
 for isotropic noise
-those are arbitrary and lose (n - r) / n of the variance (specification 5.2).
+those are arbitrary and lose (n - r) / n of the variance.
 """
 
 from __future__ import annotations

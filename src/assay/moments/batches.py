@@ -20,6 +20,12 @@ def slices(subject: Subject, count: int, method: str, rank: int) -> Iterator[sli
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
+def largest_batch_bytes(subject: Subject, count: int, method: str, rank: int) -> int:
+    """What the largest batch of `slices` takes, about."""
+    each = _bytes_per_input(subject, method, rank)
+    return each * max(1, min(count, CHUNK_BYTES // each))
+
+
 def _bytes_per_input(subject: Subject, method: str, rank: int) -> int:
     try:
         graph = subject.graph

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from assay.brief import Brief
 from assay.covariance.functions import safe_sqrt
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _SIGNIFICANT = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class Check:
+class Check(Brief):
     """What sampling said (method ``mc_cv``).
 
     Attributes:

@@ -326,7 +326,7 @@ def _argument(bundle: Operands) -> Argument | None:
         constant = bundle.values[1 - varying[0]]
         return Argument(((elements[0], 1.0),), function, (0.0,), -constant.to(elements[0].mean))
     if bundle.operator.elementwise and varying == (0,):
-        return Argument(((elements[0], 1.0),), bundle.function, bundle.operator.kinks)
+        return Argument(((elements[0], 1.0),), bundle.function, bundle.operator.kinks_of(bundle.attributes))
     return None
 
 

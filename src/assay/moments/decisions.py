@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from assay.effort import SHARE
 from assay.errors import CaptureError
 from assay.grade import Grade
 from assay.moments.batches import activations
@@ -155,7 +156,11 @@ def _standing(
     scale = subject.preprocessing.value_range
     columns = _columns(subject, config)
     work = activations(subject) * len(x) * _PROPAGATIONS * (columns + 10)
-    if work <= _SEARCH_BUDGET and config.method in ("auto", "exact", "gain", "factor") and _captured(subject):
+    if (
+        work <= _SEARCH_BUDGET * SHARE[config.effort]
+        and config.method in ("auto", "exact", "gain", "factor")
+        and _captured(subject)
+    ):
         found = noise_level(
             subject, x, flip=config.flip_levels, method="factor", rank=columns, seed=config.seed, tolerance=0.02,
             fallback=config.fallback,
@@ -207,9 +212,11 @@ def attacked_inputs(subject: Subject, config: MomentsConfig, count: int) -> tupl
     if not config.attack_inputs:
         return none, ""
     work = 3 * activations(subject) * config.attack_steps * (_columns(subject, config) + 10)
-    affordable = int(_ATTACK_BUDGET / work)
+    affordable = int(_ATTACK_BUDGET * SHARE[config.effort] / work)
     wanted = min(config.attack_inputs, count)
     if "attack_inputs" not in config.model_fields_set:
+        if config.effort == "thorough":
+            affordable = max(affordable, _FEWEST_ATTACKED)
         if affordable < min(_FEWEST_ATTACKED, wanted):
             return none, "No Gaussian attack, since the model is large; set attack_inputs to run it all the same."
         wanted = min(wanted, affordable)

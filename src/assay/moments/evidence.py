@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from assay.effort import SHARE
 from assay.errors import CaptureError, SubjectError
 from assay.grade import Grade, combine
 from assay.moments.batches import activations, slices
 from assay.moments.config import MomentsConfig
 from assay.moments.decisions import Decisions, decide
+from assay.moments.effort import draws as draws_of
+from assay.moments.effort import fitted
 from assay.moments.layers import average_layers
 from assay.moments.maps import SensitivityMap, sensitivity_map
 from assay.moments.methods import Request
@@ -29,9 +32,6 @@ Progress = Callable[[int, int, str], None]
 _ALL_OUTPUTS = 64
 _PAIR_BUDGET = 6e8
 """Pairs of units an audit may propagate exactly before `auto` turns to the low-rank method."""
-_CHECK_BUDGET = 1.2e11
-"""Activations computed for the check by sampling when the number of draws is not given."""
-
 _SHIFT_BUDGET = 5e7
 """Activations, columns included, kept for the mean shift of one map: about a gigabyte."""
 _SHIFT_SKETCHES = 4
@@ -125,11 +125,12 @@ def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) 
     """
     if subject.data is None:
         raise SubjectError("Moments need data.", where=subject.name, advice="Give inputs with --data.")
+    config, less = fitted(config, subject)
     rows = torch.linspace(0, len(subject.data) - 1, min(config.inputs, len(subject.data))).round().long().unique()
     x = subject.data.inputs[rows]
     clean = torch.cat([subject.probe(part) for part in x.split(16)])
     outputs = _followed(subject, config, clean)
-    draws = planned_draws(subject, config, len(x))
+    draws = draws_of(config, subject, len(x))
     total = len(x) * len(config.sigmas) + 2
     report = progress or (lambda done, total, text: None)
     levels = []
@@ -151,7 +152,7 @@ def collect(subject: Subject, config: MomentsConfig, progress: Progress | None) 
     if subject.task == "classification" and clean.shape[1] > 1:
         decisions = decide(subject, config, x, clean, outputs, levels)
     report(total, total, "noise that decisions stand")
-    notes = (*_warnings(subject, levels), *note, *(decisions.notes if decisions is not None else ()))
+    notes = (*less, *_warnings(subject, levels), *note, *(decisions.notes if decisions is not None else ()))
     return Evidence(subject, config, rows, clean, outputs, tuple(levels), maps, decisions, draws, notes)
 
 
@@ -160,14 +161,6 @@ def _followed(subject: Subject, config: MomentsConfig, clean: Tensor) -> Tensor:
     if subject.task != "classification":
         return torch.arange(min(count, _ALL_OUTPUTS)).expand(len(clean), -1)
     return candidates(clean, clean.argmax(1), count if count <= _ALL_OUTPUTS else config.top)
-
-
-def planned_draws(subject: Subject, config: MomentsConfig, inputs: int) -> int:
-    """Draws per input and level: as asked, else what a fixed budget of activations affords, 100 to 1,000."""
-    if config.check is not None:
-        return config.check
-    affordable = int(_CHECK_BUDGET / (activations(subject) * inputs * len(config.sigmas)))
-    return max(100, min(1000, affordable // 100 * 100))
 
 
 def _level(
@@ -251,7 +244,7 @@ def _method(subject: Subject, config: MomentsConfig, count: int) -> str:
         pairs = sum(node.spec.size_per_sample**2 for node in subject.graph.layers)
     except CaptureError:
         return "auto"
-    return "auto" if pairs * count * len(config.sigmas) <= _PAIR_BUDGET else "factor"
+    return "auto" if pairs * count * len(config.sigmas) <= _PAIR_BUDGET * SHARE[config.effort] else "factor"
 
 
 def _maps(
@@ -262,7 +255,7 @@ def _maps(
     sigma = config.sigmas[-1] * subject.preprocessing.value_range
     versus = outputs[: config.maps, 1] if subject.task == "classification" and outputs.shape[1] > 1 else None
     rank = max(config.rank, _MAP_COLUMNS) if x[0].numel() <= _MAP_COLUMNS else config.rank
-    shifts = activations(subject) * (rank + 10) <= _SHIFT_BUDGET
+    shifts = activations(subject) * (rank + 10) <= _SHIFT_BUDGET * SHARE[config.effort]
     parts = [
         sensitivity_map(
             subject,

@@ -1,4 +1,4 @@
-"""The scalable domain: every activation as mean + low-rank factor + independent rest (specification 5.2).
+"""The scalable domain: every activation as mean + low-rank factor + independent rest.
 
 Innovations are not kept as an independent rest, which would forget how later layers correlate them and starve the
 variances of deep

@@ -17,13 +17,14 @@ from assay.moments.answers import flip_probability, output_index
 from assay.moments.batches import output_indices, slices
 from assay.moments.probabilities import ALL_OUTPUTS, candidates
 from assay.moments.propagation import checked_input
+from assay.results import Displayed
 from assay.subject import Subject
 
 _FACTOR_RANK = 64
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseLevels:
+class NoiseLevels(Displayed):
     """Noise that flips decisions with given probabilities; F probabilities.
 
     Attributes:

@@ -17,11 +17,12 @@ from assay.moments.methods import Request
 from assay.moments.methods.factor import adjoint, walk
 from assay.moments.noise import Noise, as_covariance
 from assay.moments.propagation import checked_input
+from assay.results import Displayed
 from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class SensitivityMap:
+class SensitivityMap(Displayed):
     """Which input elements make an output noisy, and which move its mean. With patches, elements are patches.
 
     Attributes:
@@ -83,7 +84,13 @@ def sensitivity_map(
     Raises:
         UsageError: for correlated noise, whose variance has no per-element share; for patches of what is no picture.
 
-    Source: specification, section 2 ("How to implement the applications well").
+    Source: the smoothed network's Jacobian, derived in docs/mathematics/moments.md.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> layer.weight.data = torch.tensor([[3.0, 4.0]])
+        >>> sensitivity_map(layer, torch.zeros(1, 2), 1.0).variance_share
+        tensor([[0.3600, 0.6400]])
     """
     subject, x = checked_input(model, x)
     covariance = as_covariance(cov, x)

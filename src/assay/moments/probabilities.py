@@ -20,6 +20,7 @@ from assay.grade import Grade, combine
 from assay.moments.noise import Noise
 from assay.moments.propagation import checked_input, propagate
 from assay.moments.result import Moments
+from assay.results import Displayed
 from assay.subject import Subject
 
 SCRAMBLES = 8
@@ -32,7 +33,7 @@ _CHUNK_ELEMENTS = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Probabilities:
+class Probabilities(Displayed):
     """Class probabilities under noise; m followed outputs, all K unless there are more than 64.
 
     Attributes:
@@ -81,7 +82,7 @@ def expected_probabilities(
     Raises:
         UsageError: for a number of points that is no power of 2, or fewer than 2 scrambles.
 
-    Source: specification, section 1.5 ("Softmax of Gaussian logits").
+    Source: randomised quasi-Monte Carlo in the space of the logits.
 
     Example:
         >>> found = expected_probabilities(nn.Identity(), torch.tensor([[2.0, 0.0]]), 4.0)
@@ -238,7 +239,7 @@ def pairwise_probabilities(mean: Tensor, covariance: Tensor) -> Tensor:
     Returns:
         (B, m, m); 0.5 on the diagonal and for a tie without noise, so that P and its transpose add up to 1.
 
-    Source: specification, section 1.5.
+    Source: the difference of two jointly Gaussian outputs is Gaussian.
 
     Example:
         >>> mean, covariance = torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.5, 0.0], [0.0, 0.5]]])

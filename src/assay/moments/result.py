@@ -9,6 +9,7 @@ from torch import Tensor
 from assay.covariance.functions import safe_sqrt
 from assay.grade import Grade
 from assay.moments.checking import Check
+from assay.results import Displayed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LayerNoise:
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Displayed):
     """Mean and covariance of the outputs under Gaussian input noise.
 
     Attributes:

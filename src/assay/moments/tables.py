@@ -208,6 +208,7 @@ def layer_table(evidence: Evidence) -> Table:
             "",
             level.grade,
             "root mean variance over root mean square of the means",
+            lens="Noise growth (noise over signal)",
         ),
         Column("noise_sd", "noise sd", "activation", level.grade, "root of the mean variance of the units"),
         Column(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from assay.errors import UsageError
+from assay.results import Displayed
 
 BREAKDOWN = 50.0  # remainders below this many unit round-offs are noise: the Krylov space is exhausted
 
@@ -40,7 +41,7 @@ class Operator(Protocol):
 
 
 @dataclass(frozen=True)
-class LargestSingular:
+class LargestSingular(Displayed):
     """Largest singular triplet of every sample.
 
     Attributes:
@@ -131,6 +132,14 @@ def largest_singular(
 
     Raises:
         UsageError: for a tolerance or number of steps that is not positive.
+
+    Example:
+        >>> from assay.probe import Probe
+        >>> from assay.sensitivity.jacobian import JacobianOperator
+        >>> layer = torch.nn.Linear(2, 2, bias=False)
+        >>> layer.weight.data = torch.diag(torch.tensor([1.0, 2.0]))
+        >>> largest_singular(JacobianOperator(Probe(layer), torch.zeros(1, 2))).value
+        tensor([2.0000], dtype=torch.float64)
     """
     if not tolerance > 0 or max_steps < 1:
         raise UsageError(

@@ -57,6 +57,14 @@ def node_norm(
         UsageError: for an unknown node or norm, a node that does not vary, or a method that does not apply.
         SubjectError: for nodes without a finite gain, such as products of two varying tensors and attention;
             `UnsupportedOperator` for opaque operators.
+
+    Example:
+        >>> from assay.graph.from_export import capture
+        >>> layer = torch.nn.Linear(2, 2, bias=False)
+        >>> layer.weight.data = torch.diag(torch.tensor([1.0, 2.0]))
+        >>> graph = capture(layer, torch.zeros(2, 2))
+        >>> round(node_norm(graph, graph.layers[0].name).value, 6)
+        2.0
     """
     if norm not in ("2", "inf", "frobenius"):
         raise UsageError(f"Unknown norm {norm!r}.", where="norm", advice="One of 2, inf, frobenius.")

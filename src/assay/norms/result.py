@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from assay.grade import Grade
+from assay.results import Displayed
 
 
 @dataclass(frozen=True)
-class OperatorNorm:
+class OperatorNorm(Displayed):
     """Norm (for a non-linear layer: smallest known Lipschitz constant) of one layer.
 
     Attributes:

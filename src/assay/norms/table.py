@@ -17,6 +17,7 @@ from assay.norms.convolution import Convolution
 from assay.norms.maps import Effort, Map, Matrix
 from assay.norms.nodes import describe_node
 from assay.norms.result import OperatorNorm
+from assay.results import Displayed
 from assay.subject import Subject, as_subject
 
 SURVEY = Effort(work=6.5e10, steps=12, tolerance=1e-3)
@@ -25,7 +26,7 @@ _POOLS = frozenset({"avg_pool", "adaptive_avg_pool"})
 
 
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(Displayed):
     """One row: the 2-norm of a linear layer.
 
     Attributes:
@@ -55,6 +56,10 @@ class LayerNorm:
     error: str = ""
 
 
+class LayerNorms(Displayed, list[LayerNorm]):
+    """The rows of `layer_norms`, shown as one table."""
+
+
 @dataclass(frozen=True)
 class NormCost:
     """Upper limit of what `layer_norms` will do.
@@ -74,7 +79,7 @@ def layer_norms(
     example: Tensor | None = None,
     effort: Effort = SURVEY,
     progress: Callable[[str, int, int], None] | None = None,
-) -> list[LayerNorm]:
+) -> LayerNorms:
     """2-norms of the linear layers of a model, in order: dense, convolution, batch norm, scaling, pooling averages.
 
     Layers that only move elements, and sums, are left out: their gains are 1 and known. Pass
@@ -92,11 +97,18 @@ def layer_norms(
 
     Returns:
         One row per layer.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(2, 2, bias=False)
+        >>> layer.weight.data = torch.diag(torch.tensor([1.0, 2.0]))
+        >>> layer_norms(layer, example=torch.zeros(2, 2))
+        LayerNorms(norm of linear (linear): 2 [2, 2] exact)
     """
     if not isinstance(graph, Graph):
         graph = as_subject(graph, example).graph
     chosen = _chosen(graph)
-    rows = []
+    rows = LayerNorms()
     for count, node in enumerate(chosen):
         if progress is not None:
             progress(node.place, count, len(chosen))
@@ -135,6 +147,11 @@ def norm_cost(graph: Graph, *, effort: Effort = SURVEY) -> NormCost:
 
     Returns:
         Multiply-adds over all layers, and bytes of the largest.
+
+    Example:
+        >>> import torch
+        >>> norm_cost(as_subject(torch.nn.Linear(2, 2), torch.zeros(2, 2)).graph).multiply_adds < 1e12
+        True
     """
     work, memory = 0.0, 0.0
     for node in _chosen(graph):

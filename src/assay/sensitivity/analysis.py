@@ -11,7 +11,7 @@ from assay.errors import CaptureError, NumericalError, SubjectError, Unsupported
 from assay.grade import Grade
 from assay.inputs import Progress
 from assay.intervals import wilson
-from assay.results import Quantity, Result
+from assay.results import Better, Quantity, Result
 from assay.results.section import joined
 from assay.sensitivity.config import SensitivityConfig
 from assay.sensitivity.effort import fitted
@@ -119,13 +119,25 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
     low, high = wilson(share, len(evidence.kappa))
     summary = {
         "condition_number": _over_inputs(
-            evidence.kappa, Grade.LINEARISED, "condition number κ, worst direction (median)"
+            evidence.kappa,
+            Grade.LINEARISED,
+            "condition number κ, worst direction (median)",
+            better="lower",
+            basis="inputs.condition_number.median",
         ),
         "condition_number_rms": _over_inputs(
-            evidence.kappa_rms, Grade.LINEARISED, "condition number κ rms, random direction (median)"
+            evidence.kappa_rms,
+            Grade.LINEARISED,
+            "condition number κ rms, random direction (median)",
+            better="lower",
+            basis="inputs.condition_number_rms.median",
         ),
         "largest_condition_number": Quantity(
-            float(evidence.kappa.max()), Grade.LINEARISED, label=f"largest κ: {evidence.name(evidence.most_fragile)}"
+            float(evidence.kappa.max()),
+            Grade.LINEARISED,
+            label=f"largest κ: {evidence.name(evidence.most_fragile)}",
+            better="lower",
+            basis="inputs.condition_number.max",
         ),
         "agreement": Quantity(
             share,
@@ -135,6 +147,7 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
             low,
             high,
             "95 % Wilson",
+            confidence=0.95,
         ),
         "predicted_over_attack": _over_inputs(
             evidence.over_attack[:, 0], Grade.SAMPLED, f"κ / measured attack at size {size:g} (median)"
@@ -148,7 +161,12 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
     }
     if evidence.bits_lost.size:
         summary["bits_lost"] = _over_inputs(
-            evidence.bits_lost, Grade.LINEARISED, "bits of relative precision lost, log2 κ (median)", "bit"
+            evidence.bits_lost,
+            Grade.LINEARISED,
+            "bits of relative precision lost, log2 κ (median)",
+            "bit",
+            better="lower",
+            basis="inputs.bits_lost.median",
         )
     excess = largest_excess(evidence, len(evidence.config.relative_sizes) - 1)
     if math.isfinite(excess):
@@ -156,6 +174,8 @@ def _summary(evidence: Evidence) -> dict[str, Quantity]:
     return summary
 
 
-def _over_inputs(values: np.ndarray, grade: Grade, label: str, unit: str = "") -> Quantity:
+def _over_inputs(
+    values: np.ndarray, grade: Grade, label: str, unit: str = "", *, better: Better | None = None, basis: str = ""
+) -> Quantity:
     low, middle, high = percentiles(values)
-    return Quantity(middle, grade, unit, label, low, high, BAND)
+    return Quantity(middle, grade, unit, label, low, high, BAND, better, basis)

@@ -19,6 +19,7 @@ from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.inputs import Progress, checked_outputs, norms, prepared, rows_per_pass
 from assay.norms.golub_kahan import LargestSingular, largest_singular
+from assay.results import Displayed
 from assay.sensitivity.jacobian import JacobianOperator, check_connected, frobenius_squared_sampled
 from assay.subject import Subject
 
@@ -28,7 +29,7 @@ ROWS_LIMIT = 64  # up to this many outputs the Jacobian's rows are affordable, a
 
 
 @dataclass(frozen=True, eq=False)
-class ConditionNumbers:
+class ConditionNumbers(Displayed):
     """Local Jacobian norms and condition numbers of a batch. Norms are Euclidean; all but vectors are float64.
 
     Attributes:
@@ -221,6 +222,13 @@ def condition_numbers(
         NumericalError: where a derivative is NaN or infinite.
         SubjectError: for inputs or a model that cannot be used.
         UsageError: for an unknown method or too few samples.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> model.weight.data = torch.diag(torch.tensor([1.0, 2.0]))
+        >>> found = condition_numbers(model, torch.tensor([[1.0, 0.0]]))
+        >>> found.worst, found.right.abs()
+        (tensor([2.], dtype=torch.float64), tensor([[0., 1.]]))
     """
     if method not in ("auto", "rows", "lanczos"):
         raise UsageError(f"Unknown method {method!r}.", where="condition number", advice="Use auto, rows or lanczos.")

@@ -92,6 +92,7 @@ def layer_report(subject: Subject, x: Tensor) -> tuple[Table, Finding] | None:
             "",
             Grade.LINEARISED,
             "relative output change per relative change of this layer, worst direction, median",
+            lens="Condition number κ from here to the output",
         ),
         Column("condition_high", "95 %", "", Grade.LINEARISED, "95th percentile over inputs"),
         Column(

@@ -16,13 +16,14 @@ from assay.attacks import largest_response
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.inputs import Progress, checked_outputs, norms, prepared, rows_per_pass
+from assay.results import Displayed
 from assay.seeding import content_generator
 from assay.sensitivity.condition import check_outputs_nonzero, condition_numbers
 from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class RandomResponse:
+class RandomResponse(Displayed):
     """Amplification over Gaussian directions on spheres of relative size eps. Grade `sampled`; all float64.
 
     Attributes:
@@ -44,7 +45,7 @@ class RandomResponse:
 
 
 @dataclass(frozen=True, eq=False)
-class AdversarialResponse:
+class AdversarialResponse(Displayed):
     """Largest amplification an attack found: a lower estimate of the worst case at each size. Grade `sampled`.
 
     Attributes:
@@ -91,6 +92,12 @@ def random_response(
         NumericalError: where x = 0 or f(x) = 0.
         SubjectError: for inputs or a model that cannot be used.
         UsageError: for sizes that are not positive or fewer than two directions.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> model.weight.data = 3 * torch.eye(2)
+        >>> random_response(model, torch.tensor([[0.6, 0.8]]), (0.1,), directions=4).rms.round(decimals=3)
+        tensor([[1.]], dtype=torch.float64)
     """
     if directions < 2:
         raise UsageError(
@@ -164,6 +171,12 @@ def adversarial_response(
         NumericalError: where x = 0 or f(x) = 0.
         SubjectError: for inputs or a model that cannot be used.
         UsageError: for sizes that are not positive, a shape that does not fit, or no steps.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> model.weight.data = torch.tensor([[3.0, 4.0]])
+        >>> adversarial_response(model, torch.tensor([[0.6, 0.8]]), (0.1,)).amplification.round(decimals=3)
+        tensor([[1.]], dtype=torch.float64)
     """
     if random_starts < 0 or steps < 1 or (clamp is not None and not clamp[0] < clamp[1]):
         raise UsageError(

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from assay.grade import Grade
+from assay.results import Displayed
 
 
 @dataclass(frozen=True, eq=False)
-class Kinks:
+class Kinks(Displayed):
     """Kinks of the outputs along a path, in the order of the path.
 
     Attributes:
@@ -38,7 +39,7 @@ class Kinks:
 
 
 @dataclass(frozen=True, eq=False)
-class Smp:
+class Smp(Displayed):
     """Sum of the magnitudes of slope jumps of K outputs along one path, with its companions.
 
     Attributes:

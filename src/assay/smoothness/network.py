@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from assay.brief import Brief
 from assay.certified.prepared import bound_graph
 from assay.errors import SubjectError, UnsupportedOperator, UsageError
 from assay.graph import OPERATORS, Graph, Node
@@ -24,7 +25,7 @@ Outputs = int | Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(Brief):
     """A model's graph in float64, with activations behind max pools where they never decrease.
 
     Build it with `Network.of`. Samples do not influence each other: row i of every result belongs to row i of x.
@@ -34,6 +35,11 @@ class Network:
         shape: of one input.
         projection: (outputs of the model, K) that makes the selected outputs of the model's, or None for all as they
             are.
+
+    Example:
+        >>> network = Network.of(nn.Sequential(nn.Linear(2, 4), nn.ReLU()), torch.zeros(2, 2))
+        >>> network.outputs, network.piecewise_linear
+        (4, True)
     """
 
     graph: Graph
@@ -114,7 +120,7 @@ class Network:
     def piecewise_linear(self) -> bool:
         """Whether the outputs are piecewise linear functions of the input."""
         return all(node in self.switching or _affine(self.graph, node) for node in self.graph.layers) and all(
-            node.op in WINNERS or node.op in _PIECEWISE_LINEAR for node in self.switching
+            node.op in WINNERS or OPERATORS[node.op].piecewise_linear for node in self.switching
         )
 
     @cached_property
@@ -231,7 +237,6 @@ def selection(outputs: Outputs, width: int) -> Tensor | None:
     return torch.eye(width, dtype=torch.float64)[:, [one % width for one in listed]]
 
 
-_PIECEWISE_LINEAR = frozenset({"relu", "leaky_relu", "prelu", "clip", "hardsigmoid", "abs"})
 _SMOOTH = frozenset(
     {"gelu", "silu", "sigmoid", "tanh", "softplus", "mish", "erf", "exp", "log", "sin", "cos", "power", "div", "mul"}
     | {"layer_norm", "group_norm", "rms_norm", "softmax", "log_softmax", "attention", "matmul", "addmm", "addcmul"}
@@ -271,4 +276,6 @@ def _known(graph: Graph, node: Node) -> bool:
     if node.op == "opaque":
         target = str(node.attributes["target"])
         return target in _SMOOTH_ATEN
-    return node.op in _SMOOTH or _affine(graph, node)
+    row = OPERATORS[node.op]
+    smooth = row.elementwise and not row.kinks_of(node.attributes)
+    return smooth or node.op in _SMOOTH or _affine(graph, node)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import jvp
+
+from assay.graph import OPERATORS, Operator
 
 Factor = Tensor | float
 
@@ -53,7 +57,48 @@ def _elu(inputs: Inputs, attributes: Mapping[str, Any]) -> tuple[Threshold, ...]
     return (Threshold(0.0, change),) if abs(change) > 1e-12 else ()
 
 
-THRESHOLDS: Mapping[str, Thresholds] = MappingProxyType(
+class _Thresholds(Mapping[str, Thresholds]):
+    """Those written down here, and for other packages' elementwise operators those that follow from their `kinks`."""
+
+    def __init__(self, written: Mapping[str, Thresholds]) -> None:
+        self.written = dict(written)
+
+    def __getitem__(self, name: str) -> Thresholds:
+        if name in self.written:
+            return self.written[name]
+        row = OPERATORS.get(name)
+        if row is None or not row.elementwise or not row.kinks:
+            raise KeyError(name)
+        return lambda inputs, attributes: _derived(row, inputs, attributes)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.written
+        yield from (n for n, row in OPERATORS.items() if row.elementwise and row.kinks and n not in self.written)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _derived(operator: Operator, inputs: Inputs, attributes: Mapping[str, Any]) -> tuple[Threshold, ...]:
+    """Changes of slope at the kinks an operator declares, from its derivative on either side of each."""
+    x, rest = inputs[0], inputs[1:]
+    levels = operator.kinks_of(attributes)
+    if x is None:
+        return tuple(Threshold(level, 1.0) for level in levels)  # asked only whether there are any
+    found = []
+    for level in levels:
+        at = torch.full((1, *x.shape[1:]), level, dtype=torch.float64, device=x.device)
+        sides = [torch.nextafter(at, torch.full_like(at, end)) for end in (-math.inf, math.inf)]
+        before, after = (
+            jvp(lambda v: operator.evaluate(v, *rest, **attributes), (side,), (torch.ones_like(side),))[1]
+            for side in sides
+        )
+        if bool((after != before).any()):  # a jump of the curvature alone is no kink
+            found.append(Threshold(level, after - before))
+    return tuple(found)
+
+
+THRESHOLDS: Mapping[str, Thresholds] = _Thresholds(
     {
         "relu": lambda i, a: (Threshold(0.0, 1.0),),
         "leaky_relu": lambda i, a: (Threshold(0.0, 1.0 - float(a.get("negative_slope", 0.01))),),
@@ -65,7 +110,8 @@ THRESHOLDS: Mapping[str, Thresholds] = MappingProxyType(
         "abs": lambda i, a: (Threshold(0.0, 2.0),),
     }
 )
-"""Kinks of every elementwise operator that has any, from its inputs and attributes."""
+"""Kinks of every elementwise operator that has any, from its inputs and attributes. Without inputs (None) the changes
+are not meant, only that there are kinks."""
 
 
 def _pool_winners(inputs: Inputs, attributes: Mapping[str, Any]) -> Tensor:

@@ -7,6 +7,7 @@ how well it does beside the baselines, and `evade` attacks it the way someone wo
 from assay.boundary.detection.calibration import Area, auc, auc_difference, conformal_p_value, threshold_at
 from assay.boundary.detection.combination import Combination
 from assay.boundary.detection.detector import Detector
+from assay.boundary.detection.estimator import OutlierDetector
 from assay.boundary.detection.evaluation import Evaluation, Share, Tampered, evaluate, recovery_rates
 from assay.boundary.detection.evasion import Evasion, evade
 from assay.boundary.detection.recovery import RULES
@@ -23,6 +24,7 @@ __all__ = [
     "Detector",
     "Evaluation",
     "Evasion",
+    "OutlierDetector",
     "Share",
     "Statistic",
     "Tampered",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from assay.boundary.detection.parameters import Parameters, not_fitted
 from assay.boundary.detection.statistics import STATISTICS
 from assay.boundary.detection.view import View
 from assay.errors import UsageError
@@ -20,7 +21,7 @@ FOLDS = 5
 LEAST = 2 * FOLDS  # samples of either kind
 
 
-class Combination:
+class Combination(Parameters):
     """Several statistics as one score: how far into their suspicious tails the components are together.
 
     Statistics that measure bends differ from class to class, so they are first standardised among the clean samples of
@@ -38,6 +39,10 @@ class Combination:
 
     Attributes:
         components: names of statistics.
+
+    Example:
+        >>> Combination(("drift", "logit_gap")).learned
+        False
     """
 
     def __init__(self, components: Sequence[str] = tuple(STATISTICS), *, seed: int = 0) -> None:
@@ -51,9 +56,6 @@ class Combination:
         self.components = tuple(components)
         self.seed = seed
         self._fitted: _Fitted | None = None
-
-    def __repr__(self) -> str:
-        return f"Combination({self.components!r}, seed={self.seed})"
 
     @property
     def learned(self) -> bool:
@@ -109,11 +111,11 @@ class Combination:
             (B,) float64, at least 0; NaN where no component could be measured.
 
         Raises:
-            UsageError: before `fit`.
+            not_fitted: before `fit`.
         """
         fitted = self._fitted
         if fitted is None:
-            raise UsageError("The combination has not seen clean samples yet.", where="Combination", advice="Fit it.")
+            raise not_fitted("Combination", "Fit it.")
         measured, own = self._measured(view), view.own.cpu().numpy()
         standard = (measured - fitted.mean[own]) / fitted.deviation[own]
         columns = np.where(fitted.bends, standard, measured)

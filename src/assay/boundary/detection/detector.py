@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from assay.attacks.target import Model
 from assay.boundary.detection.calibration import conformal_p_value, threshold_at
 from assay.boundary.detection.combination import Combination
+from assay.boundary.detection.parameters import Parameters, not_fitted
 from assay.boundary.detection.recovery import RULES, recovered
 from assay.boundary.detection.result import Detection
 from assay.boundary.detection.statistics import STATISTICS
@@ -22,7 +25,7 @@ from assay.errors import UsageError
 COMBINATION = "combination"
 
 
-class Detector:
+class Detector(Parameters):
     """Tell samples that a small search pushed across the decision boundary from clean ones, and name their class.
 
     Boundaries of trained networks bend away from clean samples; one that was pushed across sees the same bend from the
@@ -48,6 +51,9 @@ class Detector:
     Raises:
         UsageError: for settings that are none.
 
+    Settings are read and changed as in scikit-learn (`get_params`, `set_params`, `sklearn.base.clone`); `fit` takes the
+    model first, so pipelines and cross-validation want `OutlierDetector`.
+
     Example:
         >>> def model(x):  # the region of class 1 is bent: samples of it see a boundary that comes towards them
         ...     return torch.stack([x[:, 0] * 0, x[:, 0] - 1 - 0.05 * x[:, 1:].square().sum(1)], 1)
@@ -56,6 +62,8 @@ class Detector:
         >>> pushed = torch.tensor([[1.02, 0, 0, 0, 0]], dtype=torch.float64)
         >>> detector.score(torch.cat([x, pushed])), detector.recover_labels(pushed)
         (tensor([-0.1000,  0.1000], dtype=torch.float64), tensor([0]))
+        >>> detector
+        Detector(threshold=0.0)
     """
 
     def __init__(
@@ -93,6 +101,7 @@ class Detector:
                 where="Detector",
                 advice="Both lie between 0 and 1.",
             )
+        self._statistic = statistic
         self.combination = Combination(seed=seed) if statistic == COMBINATION else statistic
         self.statistic = statistic if isinstance(statistic, str) else COMBINATION
         self.false_positive_rate, self.threshold = false_positive_rate, threshold
@@ -102,6 +111,9 @@ class Detector:
         self._seen_at_fit: tuple[Field, Look, View] | None = None
         self._clean: dict[str, np.ndarray] = {}
         self._threshold = math.nan
+
+    def _given(self) -> Mapping[str, Any]:
+        return {name: getattr(self, name) for name in signature(type(self)).parameters} | {"statistic": self._statistic}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,6 +165,11 @@ class Detector:
         return self
 
     @property
+    def n_features_in_(self) -> int:
+        """Numbers per sample, after `fit`."""
+        return self._known()[2].x[0].numel()
+
+    @property
     def calibrated_threshold(self) -> float:
         """Scores above it are flagged."""
         _ = self.view_settings
@@ -190,6 +207,14 @@ class Detector:
             (N,) float64, higher for those more likely tampered with; NaN where it cannot be measured. Grade: sampled.
         """
         return self._measure(self._seen(x), self.statistic)[0]
+
+    def score_samples(self, x: Tensor | View) -> Tensor:
+        """(N,) `score` with its sign turned: scikit-learn's outlier detectors are lowest where samples stand out."""
+        return -self.score(x)
+
+    def decision_function(self, x: Tensor | View) -> Tensor:
+        """(N,) threshold less `score`: positive for samples that are not flagged, as in scikit-learn."""
+        return self.calibrated_threshold - self.score(x)
 
     def predict(self, x: Tensor | View) -> Tensor:
         """(N,) bool: status is ``flagged``. False does not prove a sample clean."""
@@ -272,11 +297,12 @@ class Detector:
     def _seen(self, x: Tensor | View) -> View:
         return x if isinstance(x, View) else self.view(x)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._seen_at_fit is not None
+
     def _known(self) -> tuple[Field, Look, View]:
         if self._seen_at_fit is None:
-            raise UsageError(
-                "The detector has not seen clean samples yet.", where="Detector", advice="Call fit(model, x_clean)."
-            )
+            raise not_fitted("Detector", "Call fit(model, x_clean).")
         return self._seen_at_fit
 
     def _looking(self, field: Field, x_clean: Tensor) -> Look:

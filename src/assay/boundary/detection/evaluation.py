@@ -14,12 +14,14 @@ from assay.boundary.detection.detector import Detector
 from assay.boundary.detection.recovery import RULES, recovered
 from assay.boundary.detection.statistics import STATISTICS
 from assay.boundary.detection.view import View
+from assay.brief import Brief
 from assay.errors import UsageError
 from assay.intervals import wilson
+from assay.results import Displayed
 
 
 @dataclass(frozen=True, eq=False)
-class Tampered:
+class Tampered(Brief):
     """A set to test a detector on.
 
     Attributes:
@@ -28,6 +30,11 @@ class Tampered:
             changes such as noise, which a detector should not flag: then all samples count.
         attack: what was done.
         size: how much of it, in the attack's own unit.
+
+    Example:
+        >>> import torch
+        >>> Tampered(torch.zeros(3, 2), attack="noise", size=0.1).benign
+        True
     """
 
     x: Tensor
@@ -60,7 +67,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Displayed):
     """One statistic on one set.
 
     Attributes:
@@ -93,9 +100,13 @@ class Evaluation:
     lead: Area | None = None
 
 
+class Evaluations(Displayed, list[Evaluation]):
+    """The rows of `evaluate`, shown as one table."""
+
+
 def evaluate(
     detector: Detector, x_clean: Tensor, sets: Mapping[str, Tampered | tuple[Tensor, Tensor]], *, level: float = 0.95
-) -> list[Evaluation]:
+) -> Evaluations:
     """Compare a detector with every single statistic, on clean samples it has not seen and on tampered sets.
 
     Every statistic has its own threshold, calibrated to the detector's false-positive rate on the same clean samples.
@@ -127,10 +138,10 @@ def evaluate(
     clean = detector.view(x_clean)
     ours = {name: detector.measure(clean, name) for name in detector.names}
     thresholds = {name: _threshold(detector, name) for name in detector.names}
-    rows = [
+    rows = Evaluations(
         Evaluation(name, "clean", "", 0.0, True, len(each), _missing(each), None, _above(each, thresholds[name]), None)
         for name, each in ours.items()
-    ]
+    )
     for title, given in sets.items():
         tampered = given if isinstance(given, Tampered) else Tampered(*given, attack=title)
         view, original = _counted(detector, title, tampered)

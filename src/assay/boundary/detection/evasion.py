@@ -17,11 +17,12 @@ from assay.boundary.detection.objectives import Objective
 from assay.boundary.detection.view import against
 from assay.boundary.field import Field
 from assay.errors import UsageError
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 
 @dataclass(frozen=True, eq=False)
-class Evasion:
+class Evasion(Displayed):
     """What an attacker who knows the detector reached, beside one who does not. Grade: sampled, a lower estimate.
 
     Attributes:
@@ -90,6 +91,14 @@ def evade(
 
     Raises:
         UsageError: for settings that do not fit.
+
+    Example:
+        >>> def model(x):
+        ...     return torch.stack([x[:, 0] * 0, x[:, 0] - 1 - 0.05 * x[:, 1:].square().sum(1)], 1)
+        >>> x = torch.zeros(1, 5, dtype=torch.float64)
+        >>> detector = Detector(threshold=0.0, probes=4).fit(model, x)
+        >>> evade(detector, x, torch.tensor([0]), epsilon=1.1, steps=2, queries=1).misclassified
+        tensor([True])
     """
     if norm not in get_args(Norm) or not 0 < epsilon < math.inf or min(steps, probes, looks) < 1 or queries < 0:
         raise UsageError(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from assay.results import Displayed
+
 CAVEAT = (
     "An attacker who knows this detector can evade it: detectors by curvature and by noise have been broken by "
     "adaptive attacks. It is evidence about careless tampering, not a defence."
@@ -16,7 +18,7 @@ CAVEAT = (
 
 
 @dataclass(frozen=True, eq=False)
-class Detection:
+class Detection(Displayed):
     """One row per sample. Grade of the scores: sampled.
 
     Attributes:

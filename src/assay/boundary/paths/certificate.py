@@ -12,6 +12,7 @@ from assay.boundary.field import Field, field_of
 from assay.boundary.paths.prepared import Prepared, prepared
 from assay.boundary.paths.zonotope import UNIT, segment
 from assay.errors import UsageError
+from assay.results import Displayed
 
 FIRST = 4
 """Pieces a segment is cut into at first."""
@@ -22,7 +23,7 @@ CERTIFIED, REFUTED, UNDECIDED, UNSUPPORTED = "certified", "refuted", "undecided"
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentCertificate:
+class SegmentCertificate(Displayed):
     """What is known about segments, one entry per row.
 
     The network meant is the one with the given weights, evaluated in real arithmetic: float32 weights are converted

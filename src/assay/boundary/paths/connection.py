@@ -22,7 +22,9 @@ from assay.boundary.paths.prepared import Prepared, prepared
 from assay.boundary.paths.search import Search
 from assay.boundary.paths.segments import sample_segments
 from assay.boundary.paths.waypoints import by_waypoints
+from assay.brief import Brief
 from assay.errors import UsageError
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 AUTO_SHARE = 0.5
@@ -32,7 +34,7 @@ _DETOURS = 2
 
 
 @dataclass(frozen=True, eq=False)
-class PathChecks:
+class PathChecks(Brief):
     """How the paths were checked; one entry per row.
 
     Attributes:
@@ -57,7 +59,7 @@ class PathChecks:
 
 
 @dataclass(frozen=True, eq=False)
-class Connection:
+class Connection(Displayed):
     """Paths between the rows of two batches, inside the region of one class each.
 
     Attributes:

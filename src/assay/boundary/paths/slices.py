@@ -11,13 +11,14 @@ from torch import Tensor
 from assay.boundary.field import field_of
 from assay.boundary.paths.margin import margin_of
 from assay.errors import UsageError
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 _PER_PASS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class ClassSlice:
+class ClassSlice(Displayed):
     """Predicted classes on a grid in a plane. Distances in the plane are distances in the input space.
 
     Attributes:

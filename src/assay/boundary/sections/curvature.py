@@ -172,11 +172,11 @@ def _summary(compared: Asymmetry, stated: str) -> dict[str, Quantity]:
     return {
         "mean_curvature": Quantity(
             near.average, Grade.SAMPLED, "", f"mean curvature at nearest points, by {stated}", near.low, near.high,
-            "95 % over inputs",
+            "95 % over inputs", confidence=0.95,
         ),
         "negative_share": Quantity(
             near.negative, Grade.SAMPLED, "share", "inputs with a negative mean curvature", near.negative_low,
-            near.negative_high, "95 % Wilson",
+            near.negative_high, "95 % Wilson", confidence=0.95,
         ),
     }  # fmt: skip
 

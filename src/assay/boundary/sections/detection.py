@@ -161,7 +161,7 @@ def _summary(found: list[Evaluation]) -> dict[str, Quantity]:
         if row.statistic == STATISTIC and row.attack == NEAREST and row.area is not None:
             summary[f"auc_{row.size:g}".replace(".", "_")] = Quantity(
                 row.area.value, Grade.SAMPLED, "", f"AUC of curvature at {row.size:g} times the distance", row.area.low,
-                row.area.high, "95 %",
+                row.area.high, "95 %", better="higher", confidence=0.95,
             )  # fmt: skip
     return summary
 

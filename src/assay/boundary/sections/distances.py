@@ -14,7 +14,7 @@ from assay.certified import certified_radius
 from assay.errors import AssayError
 from assay.grade import Grade
 from assay.intervals import wilson
-from assay.results import Column, Figure, Finding, Quantity, Section, Status, Table
+from assay.results import Better, Column, Figure, Finding, Quantity, Section, Status, Table
 
 ALIGNED = 0.999
 """Cosine between the way to the boundary and its normal from which a point counts as nearest to first order."""
@@ -142,13 +142,19 @@ def _summary(context: Context, relative: Tensor, certified: dict[int, float]) ->
     share = float(found.double().mean())
     low, high = wilson(share, len(found))
     summary = {
-        "found": Quantity(share, Grade.SAMPLED, "share", "inputs with a boundary point", low, high, "95 % Wilson"),
+        "found": Quantity(
+            share, Grade.SAMPLED, "share", "inputs with a boundary point", low, high, "95 % Wilson", confidence=0.95
+        ),
     }
     if not bool(found.any()):
         return summary
     summary |= {
-        "distance": over_inputs(points.distance[found], "distance to the boundary (median)"),
-        "relative_distance": over_inputs(relative[found], "distance over the input's norm (median)"),
+        "distance": over_inputs(
+            points.distance[found], "distance to the boundary (median)", better="higher", basis="inputs.distance.median"
+        ),
+        "relative_distance": over_inputs(
+            relative[found], "distance over the input's norm (median)", better="higher", basis="inputs.relative.median"
+        ),
         "aligned": Quantity(
             float((points.cosine[found] >= ALIGNED).double().mean()),
             Grade.SAMPLED,
@@ -166,10 +172,18 @@ def _summary(context: Context, relative: Tensor, certified: dict[int, float]) ->
     return summary
 
 
-def over_inputs(values: Tensor, label: str, grade: Grade = Grade.SAMPLED, unit: str = "") -> Quantity:
+def over_inputs(
+    values: Tensor,
+    label: str,
+    grade: Grade = Grade.SAMPLED,
+    unit: str = "",
+    *,
+    better: Better | None = None,
+    basis: str = "",
+) -> Quantity:
     """Median with the band over inputs."""
     low, middle, high = np.percentile(values.double().numpy(), (5, 50, 95)).tolist()
-    return Quantity(middle, grade, unit, label, low, high, BAND)
+    return Quantity(middle, grade, unit, label, low, high, BAND, better, basis)
 
 
 def _findings(context: Context, relative: Tensor, certified: dict[int, float]) -> tuple[Finding, ...]:

@@ -133,7 +133,9 @@ def _summary(found: dict[str, _Kind]) -> dict[str, Quantity]:
     share = float(every.double().mean())
     low, high = wilson(share, len(every))
     summary = {
-        "connected": Quantity(share, Grade.SAMPLED, "share", "pairs with a path", low, high, "95 % Wilson"),
+        "connected": Quantity(
+            share, Grade.SAMPLED, "share", "pairs with a path", low, high, "95 % Wilson", confidence=0.95
+        ),
     }
     if len(lengths):
         low, middle, high = np.percentile(lengths.numpy(), (5, 50, 95)).tolist()

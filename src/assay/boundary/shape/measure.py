@@ -181,6 +181,15 @@ def mean_curvature(
 
     Raises:
         UsageError: for `exact` on a piecewise linear network, or options that do not fit.
+
+    Example:
+        >>> from assay.boundary.points import boundary_point
+        >>> def disc(x):
+        ...     return torch.stack([4 - x.square().sum(1), x.square().sum(1) - 4], 1)
+        >>> x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        >>> mean, error = mean_curvature(disc, boundary_point(disc, x))
+        >>> mean.round(decimals=4)  # of a circle of radius 2
+        tensor([0.5000], dtype=torch.float64)
     """
     found = curvature(
         model,

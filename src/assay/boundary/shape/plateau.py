@@ -15,6 +15,7 @@ from assay.boundary.points import BoundaryPoint
 from assay.boundary.shape.difference import default_scale, directional
 from assay.boundary.shape.places import Places, places_of
 from assay.errors import UsageError
+from assay.results import Displayed
 
 STABLE = 0.1
 """Relative change under doubling of the scale, with two standard errors, that still counts as none."""
@@ -26,7 +27,7 @@ _MANY = 8  # rows from which the spread between points says how sure a mean chan
 
 
 @dataclass(frozen=True, eq=False)
-class Plateau:
+class Plateau(Displayed):
     """Mean curvature over a ladder of scales.
 
     Attributes:
@@ -92,6 +93,15 @@ def scale_sweep(
 
     Raises:
         UsageError: for scales that are not a doubling ladder, or no usable point.
+
+    Example:
+        >>> from assay.boundary.points import boundary_point
+        >>> def disc(x):
+        ...     return torch.stack([4 - x.square().sum(1), x.square().sum(1) - 4], 1)
+        >>> x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+        >>> swept = scale_sweep(disc, boundary_point(disc, x), scales=(0.05, 0.1, 0.2, 0.4), probes=4)
+        >>> swept.status, round(swept.value, 2)
+        ('plateau', 0.5)
     """
     field = field_of(model)
     places = places_of(field, at)

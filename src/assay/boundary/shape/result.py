@@ -11,13 +11,14 @@ from assay.boundary.shape.plateau import Plateau
 from assay.boundary.smoothness import Smoothness
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 
 LIMIT = 1.0
 """R * kappa_max above this: the point cannot be the nearest one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Curvature:
+class Curvature(Displayed):
     """How the decision boundary bends at points near inputs.
 
     Positive curvature means that the boundary bends towards the input: the own region is locally convex. Units are
@@ -82,13 +83,6 @@ class Curvature:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __repr__(self) -> str:
-        at = "" if self.scale is None else f" at scale {float(self.scale[0]):.3g}"
-        return (
-            f"Curvature({len(self)} points, {self.estimator}{at}, {self.principal.shape[1]} principal curvatures, "
-            f"mean {float(self.mean.nanmean()):.4g})"
-        )
-
     @property
     def dimension(self) -> int:
         """Number of principal curvatures that exist, d - 1."""
@@ -129,7 +123,7 @@ class Curvature:
 
 
 @dataclass(frozen=True, eq=False)
-class SecondOrderCheck:
+class SecondOrderCheck(Displayed):
     """R * kappa_max per row, at most 1 at a point that is nearest to the input.
 
     Attributes:
@@ -157,6 +151,15 @@ def second_order_check(curvature: Curvature, *, tolerance: float = 1e-3) -> Seco
 
     Raises:
         UsageError: without principal curvatures.
+
+    Example:
+        >>> import torch
+        >>> from assay.boundary import curvature
+        >>> def disc(x):
+        ...     return torch.stack([4 - x.square().sum(1), x.square().sum(1) - 4], 1)
+        >>> found = curvature(disc, torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+        >>> second_order_check(found).value.round(decimals=4)  # distance 1 times curvature 1/2
+        tensor([0.5000], dtype=torch.float64)
     """
     if not curvature.principal.shape[1]:
         raise UsageError(

@@ -18,9 +18,11 @@ from assay.boundary.field import Field, field_of, runner_up
 from assay.boundary.points import BoundaryPoint, boundary_point
 from assay.boundary.shape.measure import Estimator, mean_curvature
 from assay.boundary.subspaces.spread import mean_interval
+from assay.brief import Brief
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.intervals import wilson
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 _SCAN = 64
@@ -28,7 +30,7 @@ _BISECTIONS = 60
 
 
 @dataclass(frozen=True, eq=False)
-class Bend:
+class Bend(Brief):
     """Mean curvatures at boundary points of one kind.
 
     Attributes:
@@ -57,7 +59,7 @@ class Bend:
 
 
 @dataclass(frozen=True, eq=False)
-class Asymmetry:
+class Asymmetry(Displayed):
     """Mean curvature of the boundary at three kinds of points.
 
     Attributes:
@@ -107,6 +109,14 @@ def asymmetry(
         UsageError: for inputs of one predicted class, or a reach that is not positive.
 
     Source: the controls are ours; the asymmetry is that of Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018).
+
+    Example:
+        >>> def round_region(x):  # the region of class 0 is the unit disc: its boundary bends towards inputs within
+        ...     return torch.stack([1 - x.square().sum(1), x.square().sum(1) - 1], 1)
+        >>> x = torch.tensor([[0.5, 0.1], [0.1, 0.6], [2.0, 0.3], [0.2, 1.8]], dtype=torch.float64)
+        >>> found = asymmetry(round_region, x, probes=4)
+        >>> found.nearest.mean.round(decimals=3)
+        tensor([ 1.,  1., -1., -1.], dtype=torch.float64)
     """
     field = field_of(model, batch_size=batch_size)
     points = x if isinstance(x, BoundaryPoint) else boundary_point(field, field.prepared(x), bounds=None)
@@ -146,6 +156,13 @@ def first_crossing(model: Model | Field, x: Tensor, end: Tensor, *, batch_size: 
     Returns:
         BoundaryPoint, not refined: a point of the boundary, not the nearest one. A region of another class narrower
         than 1/64 of the way may be missed. NaN where the class does not change.
+
+    Example:
+        >>> def model(x):
+        ...     return torch.stack([x[:, 0], 1 - x[:, 0]], 1)
+        >>> found = first_crossing(model, torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+        >>> found.point.round(decimals=3)
+        tensor([[0.5000, 0.0000]])
     """
     field = field_of(model, batch_size=batch_size)
     x, end = field.prepared(x), end.to(x)

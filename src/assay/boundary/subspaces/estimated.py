@@ -18,13 +18,14 @@ from assay.boundary.subspaces.flips import FLIP_GRADES, FlipMethod, flip_probabi
 from assay.boundary.subspaces.sampled import SampledFlips, sampled_flips
 from assay.errors import UsageError
 from assay.grade import Grade, combine
+from assay.results import Displayed
 
 FULL = 256
 """Elements per input up to which all principal curvatures are computed by default."""
 
 
 @dataclass(frozen=True, eq=False)
-class FlipEstimate:
+class FlipEstimate(Displayed):
     """Flip probabilities from the shape of the boundary, and their check.
 
     Attributes:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from assay.boundary.field import Field, pair, runner_up
+from assay.results import Displayed
 
 Bases = Tensor | None
 _FINE, _COARSE = 60, 7  # steps towards the boundary: to rounding, and for a candidate that may be dropped
@@ -16,7 +17,7 @@ _STEPS = (1.0, 0.5, 0.25, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
-class RestrictedPoints:
+class RestrictedPoints(Displayed):
     """Nearest points found where the decision changes, reached by moving within subspaces only.
 
     Attributes:

@@ -15,6 +15,7 @@ from assay.boundary.subspaces.bases import orthonormal, overlap, random_subspace
 from assay.boundary.subspaces.shared import SharedDirections
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 SIZES = (0.1, 0.2, 0.4, 0.8)
@@ -23,7 +24,7 @@ _BLOCK = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class SubspaceNoise:
+class SubspaceNoise(Displayed):
     """Decisions changed by noise in subspaces. S subspaces, L sizes, B inputs.
 
     Attributes:

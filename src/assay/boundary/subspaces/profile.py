@@ -16,6 +16,7 @@ from assay.boundary.shape.result import Curvature
 from assay.boundary.subspaces.spread import mean_interval
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 
 SMALL = 0.1
 """Curvatures below this share of the point's largest count as flat directions."""
@@ -26,7 +27,7 @@ LARGEST = 3072
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class Profile(Displayed):
     """Sorted principal curvatures over a data set. B inputs, m curvatures each.
 
     Attributes:

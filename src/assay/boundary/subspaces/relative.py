@@ -20,12 +20,13 @@ from assay.boundary.shape.rows import FRAMES_UPTO
 from assay.boundary.subspaces.spread import mean_interval
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 
 _STREAM, _FRAMES = 6, 7  # of random numbers
 
 
 @dataclass(frozen=True, eq=False)
-class RelativeCurvature:
+class RelativeCurvature(Displayed):
     """Absolute curvature along m directions over that along random ones, at B boundary points.
 
     Attributes:
@@ -92,6 +93,13 @@ def relative_curvature(
         UsageError: for directions that do not fit the inputs, or fewer than 2 probes.
 
     Source: Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018), on shared directions (rho_i).
+
+    Example:
+        >>> def ridge(x):  # bent along the first direction alone
+        ...     return torch.stack([1 - x[:, 0].square() - x[:, 2], x[:, 0].square() + x[:, 2] - 1], 1)
+        >>> x = torch.tensor([[0.1, 0.0, 0.5]], dtype=torch.float64)
+        >>> bool(relative_curvature(ridge, x, torch.eye(3)[:1]).mean > 1)
+        True
     """
     field = field_of(model, batch_size=batch_size)
     points = x if isinstance(x, BoundaryPoint) else boundary_point(field, x, bounds=None)

@@ -12,13 +12,14 @@ from assay.boundary.field import Field, field_of, pair
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.intervals import wilson
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 _BLOCK = 2**22  # numbers drawn at a time; a constant, so that draws do not depend on the size of passes
 
 
 @dataclass(frozen=True, eq=False)
-class SampledFlips:
+class SampledFlips(Displayed):
     """Decisions that changed among draws of noise, per input.
 
     Attributes:

@@ -16,13 +16,14 @@ from assay.boundary.subspaces.nearest import nearest_within
 from assay.boundary.subspaces.spread import mean_interval
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 from assay.seeding import content_generator
 
 _BLOCK = 2**23  # numbers in the bases of one pass: 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
-class SemiRandom:
+class SemiRandom(Displayed):
     """Distances to the boundary within random subspaces. D dimensions, B inputs, n draws.
 
     Attributes:

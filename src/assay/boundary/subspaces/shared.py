@@ -16,13 +16,14 @@ from assay.boundary.subspaces.bases import complement, orthonormal
 from assay.boundary.subspaces.relative import RelativeCurvature, relative_curvature
 from assay.errors import UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 
 DIMENSION = 100
 """Of the subspaces compared, where there are as many directions."""
 
 
 @dataclass(frozen=True, eq=False)
-class SharedDirections:
+class SharedDirections(Displayed):
     """Directions shared by the curved directions of many boundary points, most shared first. d elements per input.
 
     Attributes:
@@ -149,6 +150,13 @@ def shared_directions(
         UsageError: for fewer than one direction per point, or inputs of which none has a boundary point.
 
     Source: Fawzi, Moosavi-Dezfooli, Frossard and Soatto (2018), on shared directions.
+
+    Example:
+        >>> def ridge(x):  # bent along the first direction alone
+        ...     return torch.stack([x[:, 0].square() + x[:, 2] - 1, 1 - x[:, 0].square() - x[:, 2]], 1)
+        >>> x = torch.tensor([[0.1, 0.0, 0.5], [0.2, 1.0, 0.4]], dtype=torch.float64)
+        >>> shared_directions(ridge, x, per_point=1).directions[0].abs().argmax()
+        tensor(0)
     """
     field = field_of(model, batch_size=batch_size)
     points = x if isinstance(x, BoundaryPoint) else boundary_point(field, x, bounds=None)
@@ -197,6 +205,13 @@ def gradient_subspace(model: Model | Field, x: Tensor | BoundaryPoint, *, batch_
 
     Source: singular vectors of normalised DeepFool perturbations, Moosavi-Dezfooli et al. (2017, section 4); here of
         the normals at refined boundary points, which such perturbations approach.
+
+    Example:
+        >>> def model(x):
+        ...     return torch.stack([x[:, 0], 1 - x[:, 0]], 1)
+        >>> x = torch.tensor([[1.0, 0.0, 0.0], [0.8, 3.0, 1.0]])
+        >>> gradient_subspace(model, x)[0].abs()
+        tensor([1., 0., 0.], dtype=torch.float64)
     """
     normals = _normals(field_of(model, batch_size=batch_size), x)
     shape = (x.x if isinstance(x, BoundaryPoint) else x).shape[1:]

@@ -11,6 +11,7 @@ import numpy as np
 from assay.errors import MissingExtra, UsageError
 from assay.filtering.retraining.comparison import Difference, paired_difference
 from assay.filtering.retraining.wording import summary_of
+from assay.results import Displayed
 
 if TYPE_CHECKING:
     import pandas
@@ -51,7 +52,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Retraining:
+class Retraining(Displayed):
     """Every arm under every seed, from one checkpoint.
 
     Attributes:
@@ -191,7 +192,7 @@ class Retraining:
             raise MissingExtra("pandas", "tables", "A table as a data frame") from error
         if table not in ("runs", "differences"):
             raise UsageError(f"There is no table {table!r}.", where="table", advice="Use 'runs' or 'differences'.")
-        return pandas.DataFrame(self._run_rows() if table == "runs" else self._difference_rows())
+        return pandas.DataFrame(self.run_records() if table == "runs" else self.difference_records())
 
     def _correct(self, arm: str, measure: str) -> list[np.ndarray]:
         if measure not in self.before:
@@ -202,7 +203,8 @@ class Retraining:
             return [self.before[measure]] * len(self.seeds)
         return [run.correct[measure] for run in self.of(arm)]
 
-    def _run_rows(self) -> list[dict[str, Any]]:
+    def run_records(self) -> list[dict[str, Any]]:
+        """One mapping per arm, seed and measure, and the checkpoint as arm ``before``."""
         rows: list[dict[str, Any]] = [
             {"arm": BEFORE, "seed": None, "measure": measure, "accuracy": float(right.mean()), "units": 0,
              "weights": 0, "steps": 0, "same_as": ""}
@@ -216,7 +218,8 @@ class Retraining:
             ]
         return rows
 
-    def _difference_rows(self) -> list[dict[str, Any]]:
+    def difference_records(self) -> list[dict[str, Any]]:
+        """One mapping per difference of two arms and measure."""
         return [
             {"first": row.first, "second": row.second, "measure": row.measure, "mean": row.mean, "low": row.low,
              "high": row.high, "sample_error": row.sample_error, "seeds": len(row.values), "shown": row.shown,

@@ -1,7 +1,7 @@
 """Variances only, every unit independent of every other (assumed density filtering; Gast and Roth 2018).
 
-Kept for comparison: on trained networks the variance it predicts is wrong by factors of 40 to 2,000 (specification
-0.4).
+Kept for comparison: on trained networks the variance it predicts is wrong by factors of 40 and more
+(docs/moments.md).
 """
 
 from __future__ import annotations

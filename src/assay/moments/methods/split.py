@@ -57,8 +57,7 @@ def split(
     Raises:
         UsageError: for a bad option.
 
-    Source: specification, sections 0.6 and 5.3 ("beyond closure"); the splitting of Gaussian sum filters (Alspach and
-    Sorenson 1972).
+    Source: the splitting of Gaussian sum filters (Alspach and Sorenson 1972).
     """
     methods = {"exact": exact, "gain": gain, "factor": factor}
     _check(directions, nodes, within, methods)

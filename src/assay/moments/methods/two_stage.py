@@ -55,7 +55,7 @@ def two_stage(
         UsageError: when there is no such ReLU, or an option is wrong.
 
     Source: Bibi, Alfadly, Ghanem, "Analytic expressions for probabilistic moments of PL-DNN with Gaussian input", CVPR
-    2018, section 4; specification, section 2.
+    2018, section 4.
     """
     if covariance not in ("exact", "paper"):
         raise UsageError(

@@ -30,7 +30,7 @@ from assay.moments.smoothed import Blocks, Kernel, Operands, Smoothed
 
 @TABLE.rule("relu", grade=Grade.CLOSED_FORM)
 def relu(operands: Operands) -> Smoothed:
-    """Rectified Gaussian (specification 1.2) with the exact covariance of pairs (1.3)."""
+    """Rectified Gaussian with the exact covariance of pairs (Price 1958, integrated twice)."""
     mean, std = operands.mean(), operands.std()
     value, gain, innovation = smoothed_relu(mean, std)
 
@@ -60,8 +60,20 @@ def rectified_left(matrix: Tensor, std: Tensor, standard: Tensor) -> Tensor:
 
 @TABLE.rule("leaky_relu", "prelu", "clip", "abs", "hardsigmoid", grade=Grade.CLOSED_FORM, applies=alone)
 def piecewise_linear(operands: Operands) -> Smoothed:
-    """Sum of shifted rectified Gaussians (specification 1.5)."""
-    function = describe(operands)
+    """Sum of shifted rectified Gaussians."""
+    return by_pieces(operands, describe(operands))
+
+
+def by_pieces(operands: Operands, function: PiecewiseLinear) -> Smoothed:
+    """The rule of any elementwise operator that is continuous and piecewise linear, such as another package's.
+
+    Args:
+        operands: of the operator; only its first input varies.
+        function: what it does to every element.
+
+    Returns:
+        Mean, gain and innovation in closed form, and the exact covariance of pairs.
+    """
     mean, std = operands.mean(), operands.std()
     value, variance, gain = piecewise_linear_moments(mean, std, *function)
     innovation = (variance - gain.square() * std.square()).clamp(min=0)

@@ -29,7 +29,7 @@ def affine(operands: Operands) -> Smoothed:
 
 def quadrature(operands: Operands) -> Smoothed:
     """Any elementwise function: moments by quadrature cut where it changes, pairs of units by its Hermite series."""
-    return by_series(operands, kinks=operands.operator.kinks)
+    return by_series(operands, kinks=operands.operator.kinks_of(operands.attributes))
 
 
 def _derive(operator: Operator) -> Rule[MomentsRule] | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.inputs import prepared
+from assay.results import Displayed
 from assay.sensitivity.bits.margins import (
     LEVELS,
     bits_by_bisection,
@@ -38,7 +39,7 @@ _SIGMA = re.compile(r"(\d+(?:\.\d+)?)-sigma")
 
 
 @dataclass(frozen=True, eq=False)
-class MinimalBits:
+class MinimalBits(Displayed):
     """Significand bits that keep the decision of each sample.
 
     Attributes:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.inputs import prepared
+from assay.results import Displayed
 from assay.sensitivity.bits.budget import as_budget
 from assay.sensitivity.bits.choose import LAYER_ERROR, Chooser, Point
 from assay.sensitivity.bits.problem import Problem, calibrated_activations
@@ -30,7 +31,7 @@ _MARGIN = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Displayed):
     """One format per layer, what was predicted for it, and what a real run says.
 
     Attributes:

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from torch import Tensor
 
 from assay.grade import Grade
+from assay.results import Displayed
 from assay.sensitivity.bits.problem import Problem
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verified(Displayed):
     """Measured on real runs of the quantised network.
 
     Attributes:

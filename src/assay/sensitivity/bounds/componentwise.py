@@ -72,6 +72,12 @@ def infinity_condition(
     Raises:
         NumericalError: where f(x) = 0, or a derivative is not finite.
         SubjectError: for inputs or a model that cannot be used.
+
+    Example:
+        >>> model = nn.Linear(2, 2, bias=False)
+        >>> model.weight.data = torch.diag(torch.tensor([1.0, 2.0]))
+        >>> infinity_condition(model, torch.tensor([[1.0, 0.0]]))
+        tensor([2.], dtype=torch.float64)
     """
     outputs, _, plain, largest = _row_sums(model, x, batch_size)
     norm = plain.amax(1)

@@ -12,13 +12,14 @@ from assay.certified.prepared import bound_graph
 from assay.errors import NumericalError, UnsupportedOperator
 from assay.grade import Grade
 from assay.inputs import prepared
+from assay.results import Displayed
 from assay.sensitivity.bounds.stage import stages, values_at
 from assay.sensitivity.condition import check_outputs_nonzero
 from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class ChainConditions:
+class ChainConditions(Displayed):
     """Relative condition numbers of the layers of a chain at inputs.
 
     Attributes:

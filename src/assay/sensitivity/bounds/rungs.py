@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assay.brief import Brief
 from assay.certified.ball import graph_balls
 from assay.certified.global_bound import METHODS, LipschitzBound, graph_bound
 from assay.certified.prepared import bound_graph
@@ -16,13 +17,14 @@ from assay.errors import NumericalError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import Graph
 from assay.inputs import prepared
+from assay.results import Displayed
 from assay.sensitivity.bounds.stage import stage_norms, stages
 from assay.sensitivity.condition import ConditionNumbers, check_outputs_nonzero, condition_numbers
 from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class Rung:
+class Rung(Brief):
     """One line of the ladder.
 
     Attributes:
@@ -43,7 +45,7 @@ class Rung:
 
 
 @dataclass(frozen=True, eq=False)
-class Ladder:
+class Ladder(Displayed):
     """Rungs in order, guaranteed and loose first.
 
     Attributes:

@@ -25,6 +25,7 @@ from assay.grade import Grade
 from assay.graph import Graph
 from assay.inputs import Progress, checked_outputs, norms, power_of_two_near, prepared
 from assay.norms.golub_kahan import largest_singular
+from assay.results import Displayed
 from assay.sensitivity.condition import ROWS_LIMIT, check_outputs_nonzero
 from assay.sensitivity.parameters.select import chosen_parameters, folded_graph, frobenius, place_of
 from assay.sensitivity.parameters.taps import Taps
@@ -37,7 +38,7 @@ _BYTES = 256_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class ParameterCondition:
+class ParameterCondition(Displayed):
     """Sensitivity of every sample's outputs to relative changes of P parameters; float64. Grade `linearised`.
 
     Attributes:

@@ -17,6 +17,7 @@ from assay.errors import UsageError
 from assay.grade import Grade
 from assay.graph import Graph, evaluate
 from assay.inputs import Progress, checked_outputs, norms, prepared
+from assay.results import Displayed
 from assay.seeding import content_generator
 from assay.sensitivity.condition import check_outputs_nonzero
 from assay.sensitivity.parameters.perturbation import Noise, parameter_condition
@@ -27,7 +28,7 @@ Budget = Literal["each", "joint"]
 
 
 @dataclass(frozen=True, eq=False)
-class ParameterResponse:
+class ParameterResponse(Displayed):
     """Measured amplification of relative changes of parameters. Grade `sampled`; float64.
 
     Attributes:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.inputs import Progress, checked_outputs, prepared
+from assay.results import Displayed
 from assay.sensitivity.roundoff.adjoint import Adjoint, Model, random_changes, seeds_for
 from assay.sensitivity.roundoff.assignment import Assignment
 from assay.sensitivity.roundoff.forward import running_bound
@@ -33,7 +34,7 @@ _EXACT_SEEDS = 64
 
 
 @dataclass(frozen=True, eq=False)
-class RoundoffError:
+class RoundoffError(Displayed):
     """Error of P quantities per sample: the K outputs, or differences of the top output and its rivals; float64.
 
     Attributes:

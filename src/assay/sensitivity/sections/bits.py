@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def bits(context: Context) -> Section:
         tuple(finding for part in parts for finding in part.findings),
         {name: quantity for part in parts for name, quantity in part.summary.items()},
         tuple(warning for part in parts for warning in part.warnings),
+        {name: array for part in parts for name, array in part.arrays.items()},
     )
 
 
@@ -38,9 +40,11 @@ def _minimal(context: Context) -> Section:
     found = minimal_bits(context.subject, x, rivals=rivals, significands=range(1, 25 if not context.large else 13))
     assert found.true_bits is not None
     true = found.true_bits.numpy()
+    arrays = {"bits_by_input": found.bits.numpy().astype(np.float64), "bits_by_input_true": true.astype(np.float64)}
+    label = "significand bits that keep a decision, 3 sigma"
     summary = {
-        "minimal_bits": _bits(found.bits.numpy(), Grade.STATISTICAL, "significand bits that keep a decision, 3 sigma"),
-        "minimal_bits_true": _bits(true, Grade.SAMPLED, "the same by brute force"),
+        "minimal_bits": _bits(arrays, "bits_by_input", Grade.STATISTICAL, label),
+        "minimal_bits_true": _bits(arrays, "bits_by_input_true", Grade.SAMPLED, "the same by brute force"),
     }
     under = float(found.under_predicted or 0)
     overhead = found.overhead
@@ -53,13 +57,15 @@ def _minimal(context: Context) -> Section:
     status = Status.WARN if under else Status.PASS
     next_step = "Add a bit, or use rule='first-order'." if under else ""
     finding = Finding("sensitivity.minimal_bits", status, sentence, next_step=next_step)
-    return Section({}, (_flips(found),), (finding,), summary)
+    return Section({}, (_flips(found),), (finding,), summary, arrays=arrays)
 
 
-def _bits(values: np.ndarray, grade: Grade, label: str) -> Quantity:
+def _bits(arrays: Mapping[str, np.ndarray], name: str, grade: Grade, label: str) -> Quantity:
     """Median and 90 % range; inf where no number of bits does."""
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95), method="nearest")
-    return Quantity(float(middle), grade, "bit", f"{label} (median)", float(low), float(high), _BAND)
+    low, middle, high = np.quantile(arrays[name], (0.05, 0.5, 0.95), method="nearest")
+    return Quantity(
+        float(middle), grade, "bit", f"{label} (median)", float(low), float(high), _BAND, "lower", f"{name}.median"
+    )
 
 
 def _whole(true: np.ndarray) -> str:
@@ -103,15 +109,23 @@ def _plan(context: Context) -> Section:
         return Section(warnings=(f"No bit widths were chosen: {error.what}",))
     table = _widths(plan)
     summary = {
-        "plan_bits": Quantity(plan.average_bits, Grade.EXACT, "bit", "average bits per weight of the plan"),
-        "plan_error": Quantity(
-            plan.verified.relative_error, Grade.SAMPLED, "share", "relative output error of the plan, run for real"
+        "bits": Quantity(
+            float(max(table.column("bits"))), Grade.SAMPLED, "bit", "most bits of a layer in the plan", better="lower",
+            basis="widths.bits.max",
         ),
-    }
+        "plan_bits": Quantity(
+            plan.average_bits, Grade.EXACT, "bit", "average bits per weight of the plan", better="lower"
+        ),
+        "plan_error": Quantity(
+            plan.verified.relative_error, Grade.SAMPLED, "share", "relative output error of the plan, run for real",
+            better="lower",
+        ),
+    }  # fmt: skip
     if plan.uniform is not None:
         summary["uniform_error"] = Quantity(
-            plan.uniform.relative_error, Grade.SAMPLED, "share", f"the same with {plan.uniform_format} in every layer"
-        )
+            plan.uniform.relative_error, Grade.SAMPLED, "share", f"the same with {plan.uniform_format} in every layer",
+            better="lower",
+        )  # fmt: skip
     return Section({"widths": table}, _curve(plan), (_finding(plan),), summary, plan.notes)
 
 
@@ -135,7 +149,14 @@ def _widths(plan: Plan) -> Table:
         (
             Column("node", "node", node=True),
             Column("place", "layer"),
-            Column("bits", "bits", "bit", Grade.SAMPLED, "Chosen from predictions; the whole plan was run for real."),
+            Column(
+                "bits",
+                "bits",
+                "bit",
+                Grade.SAMPLED,
+                "Chosen from predictions; the whole plan was run for real.",
+                lens="Bits chosen for the weights",
+            ),
             Column("format", "format"),
             Column("weights", "weights", "", Grade.EXACT, "How many."),
         ),

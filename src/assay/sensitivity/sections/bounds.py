@@ -34,7 +34,7 @@ _COLUMNS = (
 
 def bounds(context: Context) -> Section:
     """Global bounds, certified balls, masked products and condition numbers, loose to tight, against the attack."""
-    rows = context.picked(2)
+    rows = context.picked(0.5)
     x, attacked = context.inputs[rows], context.attacked[rows].numpy()
     activations = sum(node.spec.size_per_sample for node in context.graph.layers)
     small = activations <= _BALL_UNITS

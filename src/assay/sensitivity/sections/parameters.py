@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from assay.grade import Grade
-from assay.results import Column, Finding, Quantity, Section, Status, Table
+from assay.results import Better, Column, Finding, Quantity, Section, Status, Table
 from assay.sensitivity.parameters import parameter_condition
 from assay.sensitivity.parameters.response import adversarial_parameter_response, random_parameter_response
 from assay.sensitivity.sections.section import Context, correlation
@@ -26,6 +26,7 @@ _COLUMNS = (
         "",
         Grade.LINEARISED,
         "Relative output change per relative change of these weights, in the direction that moves most; median.",
+        lens="Condition number κ of the weights",
     ),
     Column("worst_high", "95 %", "", Grade.LINEARISED, "95th percentile over inputs."),
     Column(
@@ -34,6 +35,7 @@ _COLUMNS = (
         "",
         Grade.LINEARISED,
         "The same for independent noise of relative size 1 on every weight, root mean square; median.",
+        lens="Condition number κ of the weights under noise",
     ),
 )
 
@@ -45,9 +47,14 @@ def parameters(context: Context) -> Section:
     draws = 8 if context.large else 50
     noise = random_parameter_response(context.subject, x, (_SIZE,), draws=draws, seed=seed)
     over_noise = (rms.network / noise.amplification[:, 0]).numpy()
+    arrays = {"parameter_condition_rms_by_input": rms.network.numpy()}
     summary = {
         "parameter_condition_rms": _quantity(
-            rms.network.numpy(), Grade.LINEARISED, "κ rms of all weights under noise (median)"
+            rms.network.numpy(),
+            Grade.LINEARISED,
+            "κ rms of all weights under noise (median)",
+            better="lower",
+            basis="parameter_condition_rms_by_input.median",
         ),
         "parameter_noise_ratio": _quantity(
             over_noise,
@@ -61,7 +68,7 @@ def parameters(context: Context) -> Section:
         for i, (name, place) in enumerate(zip(rms.names, rms.places, strict=True))
     ]
     if not context.large:  # a Jacobian norm per layer takes hundreds of passes
-        summary |= _worst(context, x, records)
+        summary |= _worst(context, x, records, arrays)
     table = Table.from_records(
         "parameters",
         "Changes of the weights",
@@ -82,19 +89,26 @@ def parameters(context: Context) -> Section:
         ),
         _agreement(over_noise, correlation(rms.network.numpy(), noise.amplification[:, 0].numpy()), draws),
     )
-    return Section({"parameters": table}, (), findings, summary)
+    return Section({"parameters": table}, (), findings, summary, arrays=arrays)
 
 
-def _worst(context: Context, x: Tensor, records: list[dict[str, Any]]) -> dict[str, Quantity]:
-    """Worst-case numbers into the records, and for the summary beside an attack on the weights."""
+def _worst(
+    context: Context, x: Tensor, records: list[dict[str, Any]], arrays: dict[str, np.ndarray]
+) -> dict[str, Quantity]:
+    """Worst-case numbers into the records and arrays, and for the summary beside an attack on the weights."""
     seed = context.config.seed
     worst = parameter_condition(context.subject, x, kind="worst", seed=seed)
     attack = adversarial_parameter_response(context.subject, x, (_SIZE,), seed=seed)
     for record, values in zip(records, worst.by_parameter.numpy().T, strict=True):
         record |= {"worst": float(np.median(values)), "worst_high": float(np.quantile(values, 0.95))}
+    arrays["parameter_condition_by_input"] = worst.network.numpy()
     return {
         "parameter_condition": _quantity(
-            worst.network.numpy(), Grade.LINEARISED, "κ of all weights, each layer changed at worst (median)"
+            worst.network.numpy(),
+            Grade.LINEARISED,
+            "κ of all weights, each layer changed at worst (median)",
+            better="lower",
+            basis="parameter_condition_by_input.median",
         ),
         "parameter_attack_ratio": _quantity(
             (worst.network / attack.amplification[:, 0]).numpy(),
@@ -121,6 +135,8 @@ def _agreement(ratios: np.ndarray, related: float | None, draws: int) -> Finding
     )
 
 
-def _quantity(values: np.ndarray, grade: Grade, label: str) -> Quantity:
+def _quantity(
+    values: np.ndarray, grade: Grade, label: str, *, better: Better | None = None, basis: str = ""
+) -> Quantity:
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
-    return Quantity(float(middle), grade, "", label, float(low), float(high), _BAND)
+    return Quantity(float(middle), grade, "", label, float(low), float(high), _BAND, better, basis)

@@ -146,7 +146,12 @@ def _layers(context: Context, x: Tensor, name: str, found: RoundoffError) -> Tab
             Column("node", "node", node=True),
             Column("place", "layer"),
             Column(
-                "share", f"share of the {name} error", "share", Grade.STATISTICAL, "Of the variance of the outputs."
+                "share",
+                f"share of the {name} error",
+                "share",
+                Grade.STATISTICAL,
+                "Of the variance of the outputs.",
+                lens=f"Share of the rounding error in {name}",
             ),
             Column(
                 "exponent_bits", "exponent bits", "bit", Grade.EXACT, "Fewest that hold these activations, as IEEE."

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from assay.graph import Graph
 from assay.sensitivity.config import SensitivityConfig
+from assay.sensitivity.effort import FEW
 from assay.sensitivity.roundoff.sites import prepared_graph
 from assay.subject import Subject
 
 _LARGE = 2_000_000
 """Activations and weights per input from which a section measures on fewer inputs."""
-_FEW = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,14 @@ class Context:
         """Whether work per input must be counted."""
         return self.size > _LARGE
 
-    def picked(self, few: int = _FEW) -> Tensor:
-        """Rows of `inputs` a section works on: evenly spread, and few of them for a large model."""
-        count = min(len(self.inputs), few if self.large else self.config.section_inputs)
+    @property
+    def few(self) -> int:
+        """Inputs that a section takes of a large model."""
+        return FEW[self.config.effort]
+
+    def picked(self, share: float = 1.0) -> Tensor:
+        """Rows of `inputs` a section works on: evenly spread, and few of them (or a share of those) for a large model."""
+        count = min(len(self.inputs), max(1, round(self.few * share)) if self.large else self.config.section_inputs)
         return torch.linspace(0, len(self.inputs) - 1, count, dtype=torch.float64).round().long()
 
 

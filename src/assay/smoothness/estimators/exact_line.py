@@ -11,12 +11,14 @@ from torch import Tensor
 
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
-from assay.smoothness.estimators import polyline_bends, polyline_maxima  # noqa: F401 (they fill the table)
+from assay.smoothness.estimators import polyline_maxima  # noqa: F401 (it fills the table)
 from assay.smoothness.estimators.polyline import END, Marks, Polyline, TooManyRows, segment
-from assay.smoothness.estimators.polyline_rules import check_piecewise_linear, propagate
+from assay.smoothness.estimators.polyline_rules import TABLE, check_piecewise_linear, propagate
 from assay.smoothness.kinks import Kinks, Smp
 from assay.smoothness.network import Network
 from assay.smoothness.paths.path import Path
+
+TABLE.freeze()
 
 MEMORY = 2**29
 """Bytes that the values of a walk may take, unless the caller says otherwise."""

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from assay.grade import Grade
-from assay.graph import OPERATORS
+from assay.graph import Operator
 from assay.smoothness.estimators.polyline import Polyline, blocks, inserted
-from assay.smoothness.estimators.polyline_rules import TABLE, LineRule
+from assay.smoothness.estimators.polyline_rules import LineRule
 from assay.smoothness.switches import THRESHOLDS, Threshold
 
 NOISE = 4e-15
 """Share of the largest value of a layer below which a distance from a threshold is rounding."""
-PIECEWISE_LINEAR = ("relu", "leaky_relu", "prelu", "clip", "hardsigmoid", "abs")
 
 
 def bend(x: Polyline, thresholds: Sequence[Threshold], function: Callable[[Tensor], Tensor]) -> Polyline:
@@ -76,18 +74,12 @@ def _change(threshold: Threshold, x: Polyline) -> Tensor:
     return change.expand((1, *x.values.shape[1:])).reshape(-1)
 
 
-def _rule(name: str) -> LineRule:
-    operator = OPERATORS[name]
+def bent(operator: Operator) -> LineRule:
+    """The rule of an elementwise operator that is linear between its kinks."""
 
     def rule(operands: Sequence[Any], attributes: dict[str, Any]) -> Polyline:
         x = operands[0]
-        thresholds = THRESHOLDS[name]([x.values, *operands[1:]], attributes)
+        thresholds = THRESHOLDS[operator.name]([x.values, *operands[1:]], attributes)
         return bend(x, thresholds, lambda rows: operator.evaluate(rows, *operands[1:], **attributes))
 
     return rule
-
-
-for _name in PIECEWISE_LINEAR:
-    TABLE.rule(_name, grade=Grade.EXACT, note="crossings of its thresholds", applies=lambda varying: varying == {0})(
-        _rule(_name)
-    )

@@ -32,6 +32,10 @@ def first_line(operands: Sequence[Any]) -> Polyline:
 
 
 def _derive(operator: Operator) -> Rule[LineRule] | None:
+    if operator.piecewise_linear:
+        from assay.smoothness.estimators.polyline_bends import bent
+
+        return Rule(operator.name, bent(operator), Grade.EXACT, "crossings of its thresholds", lambda v: v == {0})
     if not operator.linear_in:
         return None
     run = _convolved if operator.name in ("conv", "conv_transpose") else _whole

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
+from assay.results import Displayed
 
 Form = Literal["mass", "height", "variation"]
 STRIDES = (1, 2, 4, 8, 16)
@@ -26,7 +27,7 @@ KNOWN_BIAS = {
 
 
 @dataclass(frozen=True, eq=False)
-class SampledSmp:
+class SampledSmp(Displayed):
     """What samples of one output at a constant step say about its kinks.
 
     Attributes:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from assay.grade import Grade
+from assay.results import Displayed
 from assay.smoothness.evidence.confounders import Caveat
 from assay.smoothness.evidence.statistic import KinkEnergy
 
@@ -43,7 +44,7 @@ class TrackEvidence:
 
 
 @dataclass(frozen=True, eq=False)
-class Forensics:
+class Forensics(Displayed):
     """Whether tracks that were recorded together have kinks.
 
     Attributes:

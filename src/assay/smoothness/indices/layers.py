@@ -14,6 +14,7 @@ from assay.errors import SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
 from assay.graph import Graph, Node, evaluate
 from assay.inputs import prepared, rows_per_pass
+from assay.results import Displayed
 from assay.smoothness.indices import checks, separation, smoothness
 from assay.smoothness.indices.neighbours import nearest
 from assay.smoothness.walk import per_sample
@@ -26,7 +27,7 @@ _MEMORY = 2**28  # bytes of layer values that are kept at a time
 
 
 @dataclass(frozen=True, eq=False)
-class LayerIndex:
+class LayerIndex(Displayed):
     """Indices of the data as one layer represents them.
 
     Attributes:
@@ -48,6 +49,10 @@ class LayerIndex:
     grade: Grade
 
 
+class LayerIndices(Displayed, tuple[LayerIndex, ...]):
+    """The rows of `layer_indices`, shown as one table."""
+
+
 def layer_indices(
     model: nn.Module | Subject,
     x: Tensor,
@@ -59,7 +64,7 @@ def layer_indices(
     width: int | None = 4096,
     seed: int = 0,
     batch_size: int | None = None,
-) -> tuple[LayerIndex, ...]:
+) -> LayerIndices:
     """Separation index (labels) or smoothness index (regression targets) of the input and of every layer's values.
 
     In a trained network they tend to rise from layer to layer. They are indices of data and do not see kinks.
@@ -113,7 +118,7 @@ def layer_indices(
             for node in group
             if node.name in values
         ]
-    return tuple(rows)
+    return LayerIndices(rows)
 
 
 class _Labels:

@@ -42,6 +42,13 @@ def plug_in(network: Network, path: Path, samples: int = 256) -> Prediction:
     Raises:
         UsageError: fewer than two samples.
         UnsupportedOperator: for maxima whose windows are not known.
+
+    Example:
+        >>> from torch import nn
+        >>> from assay.smoothness import Line
+        >>> network = Network.of(nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)), torch.zeros(2, 2))
+        >>> plug_in(network, Line(torch.zeros(2), torch.ones(2))).value.shape
+        torch.Size([1])
     """
     if samples < 2:
         raise UsageError(f"{samples} samples.", where="samples", advice="Use two or more.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from assay.brief import Brief
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.smoothness.paths.path import Path
@@ -17,7 +18,7 @@ DENSE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Process:
+class Process(Brief):
     """A stationary Gaussian process of inputs x(t), as far as kinks depend on it.
 
     Attributes:

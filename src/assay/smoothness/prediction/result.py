@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from assay.brief import Brief
 from assay.grade import Grade
+from assay.results import Displayed
 from assay.smoothness.kinks import Smp
 
 
 @dataclass(frozen=True, eq=False)
-class LayerLaw:
+class LayerLaw(Brief):
     """New kinks of one node per unit of path, before they travel on.
 
     Attributes:
@@ -33,7 +35,7 @@ class LayerLaw:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(Displayed):
     """Predicted SMP of K outputs per unit of path.
 
     Attributes:
@@ -60,7 +62,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class Agreement(Displayed):
     """One row of the comparison of a prediction with a measurement.
 
     Attributes:
@@ -76,7 +78,11 @@ class Agreement:
     ratio: Tensor
 
 
-def agreement(prediction: Prediction, measured: Smp) -> tuple[Agreement, ...]:
+class Agreements(Displayed, tuple[Agreement, ...]):
+    """The rows of `agreement`, shown as one table."""
+
+
+def agreement(prediction: Prediction, measured: Smp) -> Agreements:
     """Predicted against measured SMP, block by block.
 
     Args:
@@ -86,6 +92,15 @@ def agreement(prediction: Prediction, measured: Smp) -> tuple[Agreement, ...]:
     Returns:
         One row for each layer of either, in their order, and one for all. Layers that only one of them has count as
         zero in the other.
+
+    Example:
+        >>> import torch
+        >>> from assay.smoothness import Line, Network, plug_in, smp
+        >>> layers = torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1)
+        >>> network = Network.of(torch.nn.Sequential(*layers), torch.zeros(2, 2))
+        >>> path = Line(torch.zeros(2), torch.ones(2))
+        >>> [row.layer for row in agreement(plug_in(network, path), smp(network, path))][-1]
+        'all'
     """
     rows = []
     for layer in dict.fromkeys([*prediction.by_layer, *measured.by_layer]):
@@ -94,7 +109,7 @@ def agreement(prediction: Prediction, measured: Smp) -> tuple[Agreement, ...]:
             _row(layer, prediction.by_layer.get(layer, none) * measured.length, measured.by_layer.get(layer, none))
         )
     rows.append(_row("all", prediction.value * measured.length, measured.value))
-    return tuple(rows)
+    return Agreements(rows)
 
 
 def _row(layer: str, predicted: Tensor, measured: Tensor) -> Agreement:

@@ -56,7 +56,7 @@ def series(inputs: Inputs) -> Bent:
     """Any elementwise function: quadrature for single units, its Hermite series for pairs."""
     mean, std = inputs.means[0], inputs.variances(0, 0).clamp(min=0).sqrt()
     assert mean is not None
-    flat, kinks = mean.reshape(-1), inputs.operator.kinks
+    flat, kinks = mean.reshape(-1), inputs.operator.kinks_of(inputs.attributes)
 
     def function(x: Tensor) -> Tensor:
         return inputs.operator.evaluate(x, *inputs.means[1:], **inputs.attributes)
@@ -239,3 +239,6 @@ def rule_for(inputs: Inputs) -> tuple[Rule, Grade]:
     if inputs.node.op in WINNERS or inputs.node.op in THRESHOLDS:
         raise unsupported(inputs.node)
     return tangent, Grade.LINEARISED
+
+
+TABLE.freeze()

@@ -9,10 +9,12 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from assay.brief import Brief
 from assay.certified.prepared import bound_graph
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.graph import Graph, Node
+from assay.results import Displayed
 from assay.smoothness.estimators.event import Limits, event
 from assay.smoothness.estimators.sampled import smp_sampled
 from assay.smoothness.kinks import Smp
@@ -26,7 +28,7 @@ from assay.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class Resolved:
+class Resolved(Brief):
     """Second differences of the outputs at one step, summed over a path: a smooth network has some too.
 
     Attributes:
@@ -43,7 +45,7 @@ class Resolved:
 
 
 @dataclass(frozen=True, eq=False)
-class Remedy:
+class Remedy(Displayed):
     """One change, predicted and made, along one path. All SMP in output units per parameter unit.
 
     Attributes:

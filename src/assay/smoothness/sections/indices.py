@@ -40,7 +40,7 @@ def _table(found: tuple[LayerIndex, ...], count: int) -> Table:
     sketched = any(row.grade != Grade.EXACT for row in found)
     grade = Grade.SAMPLED if sketched else Grade.EXACT
     columns = (
-        Column("node", "node"),
+        Column("node", "node", node=True),
         Column("layer", "layer"),
         Column("units", "numbers", "count", Grade.EXACT),
         *(Column(name, _NAMES[name][0], "", grade, _NAMES[name][1]) for name in names),

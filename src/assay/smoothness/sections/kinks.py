@@ -95,10 +95,12 @@ def _shares(context: Context) -> dict[str, float]:
 def _layers(network: Network, context: Context, shares: dict[str, float]) -> Table:
     grade = _grade(context)
     columns = (
-        Column("node", "node"),
+        Column("node", "node", node=True),
         Column("layer", "layer"),
         Column("rate", "SMP per unit of path", "", grade, "Mean over paths and outputs of what its units cause."),
-        Column("share", "share", "share", grade, "Part in the SMP, mean over outputs."),
+        Column(
+            "share", "share", "share", grade, "Part in the SMP, mean over outputs.", lens="Kinks (share of the SMP)"
+        ),
     )
     records, seen = [], set()
     for node in network.switching:
@@ -152,7 +154,7 @@ def _picture(context: Context, journey: Journey) -> Figure:
     name = context.output_name(most)
     return Figure(
         "lines",
-        f"{name} along a path ({journey.movement})",
+        f"Output {name} along a path ({journey.movement})",
         f"{journey.name}: the output {name}, which has the largest kinks of those followed, and its {_MARKED} largest "
         "kinks (points). A smooth output has none.",
         {
@@ -162,7 +164,7 @@ def _picture(context: Context, journey: Journey) -> Figure:
                 {"label": "largest kinks", "y": marks.tolist(), "style": "points"},
             ],
             "x_label": "path parameter",
-            "y_label": name,
+            "y_label": f"output {name}",
         },
     )
 
@@ -215,13 +217,21 @@ def _summary(context: Context) -> dict[str, Quantity]:
     summary = {}
     if len(relative):
         low, middle, high = np.percentile(relative.numpy(), (5, 50, 95)).tolist()
-        summary["roughness"] = Quantity(middle, grade, "", "SMP x length / range (median)", low, high, _BAND)
+        summary["roughness"] = Quantity(
+            middle, grade, "", "SMP x length / range (median)", low, high, _BAND, "lower", "paths.dimensionless.median"
+        )
     share = torch.cat([each.smp.share for each in context.journeys])
     low, middle, high = np.percentile(share.numpy(), (5, 50, 95)).tolist()
-    summary["share"] = Quantity(middle, grade, "share", "kinks in the slope's variation (median)", low, high, _BAND)
+    summary["share"] = Quantity(
+        middle, grade, "share", "kinks in the slope's variation (median)", low, high, _BAND, "lower",
+        "paths.share.median",
+    )  # fmt: skip
     counts = np.array([each.smp.count for each in context.journeys])
     low, middle, high = np.percentile(counts, (5, 50, 95)).tolist()
-    summary["kinks"] = Quantity(middle, grade, "count", "kinks per path (median)", low, high, "5th to 95th over paths")
+    summary["kinks"] = Quantity(
+        middle, grade, "count", "kinks per path (median)", low, high, "5th to 95th over paths", "lower",
+        "paths.kinks.median",
+    )  # fmt: skip
     return summary
 
 
