@@ -16,7 +16,7 @@ from assay.grade import Grade
 from assay.load import load_subject
 from assay.moments import expected_probabilities, flip_probability, noise_level, propagate
 from assay.moments.levels import Search
-from assay.moments.probabilities import expected_softmax, pairwise_probabilities
+from assay.moments.probabilities import argmax_probabilities, expected_softmax, pairwise_probabilities
 from assay.subject import Data, Subject
 
 
@@ -371,3 +371,17 @@ class TestSearch:
             truth = (centres + torch.special.ndtri(torch.tensor(p).double()) / steepness).exp()
             torch.testing.assert_close(sigma[:, column], truth, rtol=0.003, atol=0)
         assert search.evaluations <= 30
+
+
+def test_the_larger_of_two_is_known_in_closed_form():
+    from scipy.stats import norm
+
+    mean = torch.tensor([[1.0, 0.0], [0.3, 0.9], [2.0, 2.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    covariance = torch.tensor([[2.0, 0.7], [0.7, 0.5]], dtype=torch.float64).expand(5, 2, 2).clone()
+    covariance[3:] = 1.0  # both move together: no noise in the difference
+    shares, error = argmax_probabilities(mean, covariance)
+    wanted = norm.cdf((mean[:3, 0] - mean[:3, 1]).numpy() / (2.0 + 0.5 - 1.4) ** 0.5)
+    assert torch.allclose(shares[:3, 0], torch.from_numpy(wanted), rtol=1e-12)
+    assert torch.equal(shares[3:], torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
+    assert torch.allclose(shares.sum(1), torch.ones(5, dtype=torch.float64), rtol=1e-12)
+    assert not error.any()

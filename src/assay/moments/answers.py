@@ -53,7 +53,7 @@ def flip_probability(
 
     The outputs are taken as Gaussian with the propagated mean and covariance; the probability that one output is the
     largest is an orthant probability, evaluated by randomised quasi-Monte Carlo in the space of outputs, never of
-    inputs.
+    inputs; of two outputs it is Phi of their mean difference over its deviation.
 
     Args:
         model: a classifier, or a Subject.
@@ -72,8 +72,8 @@ def flip_probability(
 
     Example:
         >>> found = flip_probability(nn.Identity(), torch.tensor([[1.0, 0.0]]), 0.5)
-        >>> found.flip.round(decimals=2)  # Phi(-1): the difference has mean 1 and variance 1
-        tensor([0.1600])
+        >>> found.flip.round(decimals=4)  # Phi(-1): the difference has mean 1 and variance 1
+        tensor([0.1587])
     """
     subject, x = checked_input(model, x)
     clean = subject.probe(x)

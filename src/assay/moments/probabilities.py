@@ -212,12 +212,15 @@ def argmax_probabilities(
 ) -> tuple[Tensor, Tensor]:
     """P(output i is the largest) for Gaussian outputs, and its standard error, both (B, m).
 
-    The same points for every sample and every call, so two calls compare with common random numbers.
+    Of two outputs in closed form, with error 0. Of more by points that are the same for every sample and every call, so
+    two calls compare with common random numbers.
 
     Returns:
         Probabilities and standard errors.
     """
     count = mean.shape[1]
+    if count == 2:
+        return _larger_of_two(mean.detach(), covariance.detach()), torch.zeros_like(mean)
     normal = normal_points(count, points, scrambles, seed).to(mean.dtype)
     rows = max(1, _CHUNK_ELEMENTS // normal.numel())
     estimates = []
@@ -227,6 +230,14 @@ def argmax_probabilities(
         estimates.append(hits.reshape(len(one), scrambles, points, count).mean(2))
     stacked = torch.cat(estimates)
     return stacked.mean(1), stacked.std(1) / scrambles**0.5
+
+
+def _larger_of_two(mean: Tensor, covariance: Tensor) -> Tensor:
+    """P(output i is the larger), (B, 2); without noise in their difference, the first of two equal ones."""
+    pairs = pairwise_probabilities(mean, covariance)
+    certain = torch.nn.functional.one_hot(mean.argmax(1), 2).to(mean.dtype)
+    noisy = pairwise_differences(mean, covariance)[1][:, :1, 1] > 0
+    return torch.where(noisy, torch.stack([pairs[:, 0, 1], pairs[:, 1, 0]], dim=1), certain)
 
 
 def pairwise_probabilities(mean: Tensor, covariance: Tensor) -> Tensor:
