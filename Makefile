@@ -37,7 +37,7 @@ coverage: $(VENV)/.quality ## run the tests of `make test` and print which lines
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python tools/coverage_table.py
 
-mutation: $(VENV)/.quality ## change the source in sampled places and count the changes that no test sees (about an hour)
+mutation: $(VENV)/.quality ## change the source in sampled places and count the changes that no test sees
 	$(ONE_THREAD) $(BIN)/python tools/mutation.py
 
 lint: $(VENV)/.dev ## check format, style and types

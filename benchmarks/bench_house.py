@@ -57,13 +57,13 @@ def environment() -> dict[str, str]:
 def timed(arguments: Sequence[str]) -> tuple[float, float]:
     """CPU and wall seconds of one Python process, which must succeed."""
     begin = time.perf_counter()
-    null = os.open(os.devnull, os.O_WRONLY)
-    silent = [(os.POSIX_SPAWN_DUP2, null, 1), (os.POSIX_SPAWN_DUP2, null, 2)]
-    process = os.posix_spawn(sys.executable, [sys.executable, *arguments], environment(), file_actions=silent)
-    _, status, used = os.wait4(process, 0)
-    os.close(null)
-    if status:
-        raise SystemExit(f"python {' '.join(arguments)} failed")
+    with tempfile.TemporaryFile() as said:
+        both = [(os.POSIX_SPAWN_DUP2, said.fileno(), stream) for stream in (1, 2)]
+        process = os.posix_spawn(sys.executable, [sys.executable, *arguments], environment(), file_actions=both)
+        _, status, used = os.wait4(process, 0)
+        if status:
+            said.seek(0)
+            raise SystemExit(f"python {' '.join(arguments)} failed:\n{said.read()[-2000:].decode(errors='replace')}")
     return used.ru_utime + used.ru_stime, time.perf_counter() - begin
 
 
@@ -130,7 +130,7 @@ def tests() -> Table:
     """How many tests are collected, without running them."""
     table = Table("Tests", ["suite", "tests"])
     for name, chosen in {"make test": ["-m", "not slow"], "make test-all": []}.items():
-        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *chosen]
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", *chosen]
         done = subprocess.run(command, cwd=PROJECT, env=environment(), capture_output=True, text=True, check=False)
         count = sum("::" in line for line in done.stdout.splitlines())
         if done.returncode:

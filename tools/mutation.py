@@ -42,7 +42,7 @@ CPU_FLOOR = 10.0  # seconds that a mutant may compute beyond three times what it
 
 @dataclass
 class Outcome:
-    """What became of a mutant: killed, timeout, survived, or unreached by any test."""
+    """What became of a mutant: killed, timeout, survived, unreached by any test, or unfinished (no verdict)."""
 
     part: str
     mutant: Mutant
@@ -270,10 +270,13 @@ def against(mutant: Mutant, names: Sequence[str], known: dict[str, Any], child: 
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     if os.WIFSIGNALED(status):
-        timed = os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
-        return Outcome(
-            "", mutant, "timeout" if timed else "killed", f"(signal {os.WTERMSIG(status)})", seconds, len(names)
-        )
+        number = os.WTERMSIG(status)
+        # a child that we ended although it had hardly computed tells of a busy machine or a deadlock, not of the tests
+        kind: dict[int, str] = {
+            signal.SIGXCPU: "timeout",
+            signal.SIGKILL: "timeout" if seconds > limit else "unfinished",
+        }
+        return Outcome("", mutant, kind.get(number, "killed"), f"(signal {number})", seconds, len(names))
     return Outcome("", mutant, "killed" if said else "survived", said, seconds, len(names))
 
 
@@ -382,7 +385,7 @@ def table(found: Sequence[Outcome]) -> str:
     """Counts and the score with its 95 % interval, per part."""
     text = ["part         mutants  killed  timeout  survived  unreached  score  95 % interval   CPU s"]
     for part in dict.fromkeys(outcome.part for outcome in found):
-        mine = [outcome for outcome in found if outcome.part == part]
+        mine = [outcome for outcome in found if outcome.part == part and outcome.status != "unfinished"]
         count = Counter(outcome.status for outcome in mine)
         killed = count["killed"] + count["timeout"]
         low, high = wilson(killed, len(mine))

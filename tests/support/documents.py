@@ -18,6 +18,7 @@ import io
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def run_page(page: Path, folder: Path, *, slow: bool) -> int:
     """
     names: dict[str, Any] = {"__name__": "__docs__"}
     ran, printed = 0, None
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), _import_path():
         for block in blocks(page):
             if block.mark.startswith("not run") or (block.mark == "slow" and not slow):
                 printed = None
@@ -117,6 +118,16 @@ def run_page(page: Path, folder: Path, *, slow: bool) -> int:
                 continue
             ran += 1
     return ran
+
+
+@contextlib.contextmanager
+def _import_path() -> Iterator[None]:
+    """Whatever a page adds to the import path is taken away again."""
+    before = sys.path[:]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def commands(block: Block) -> Iterator[tuple[int, str, str]]:

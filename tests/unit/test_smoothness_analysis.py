@@ -124,7 +124,10 @@ def test_what_cannot_be_done_says_so():
         analyse(Subject.from_model(network, torch.randn(1, 3)))
     with pytest.raises(SubjectError, match="no pictures"):
         analyse(Subject.from_model(network, torch.randn(5, 3)), SmoothnessConfig(movements=("rotate",)))
-    assert "cannot run" in plan(Subject.from_model(network, torch.randn(5, 3)), SmoothnessConfig(movements=("rotate",))).text
+    assert (
+        "cannot run"
+        in plan(Subject.from_model(network, torch.randn(5, 3)), SmoothnessConfig(movements=("rotate",))).text
+    )
     left = analyse(Subject.from_model(network, torch.randn(9, 3)), SmoothnessConfig(movements=("line", "scale")))
     assert any("scale" in warning for warning in left.warnings)
 

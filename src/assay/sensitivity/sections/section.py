@@ -57,7 +57,7 @@ class Context:
         return FEW[self.config.effort]
 
     def picked(self, share: float = 1.0) -> Tensor:
-        """Rows of `inputs` a section works on: evenly spread, and few of them (or a share of those) for a large model."""
+        """Rows of `inputs` that a section takes: evenly spread, few of them (or a share of those) for a large model."""
         count = min(len(self.inputs), max(1, round(self.few * share)) if self.large else self.config.section_inputs)
         return torch.linspace(0, len(self.inputs) - 1, count, dtype=torch.float64).round().long()
 

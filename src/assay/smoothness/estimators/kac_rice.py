@@ -251,11 +251,14 @@ def _overlapping(table: Tensor) -> bool:
 
 
 def _shared(table: Tensor, place: Tensor) -> Tensor:
-    """(n, units) numbers of kinks: equal in windows of a point whose largest two are the same places.
+    """Numbers of kinks: equal in windows of a point whose largest two are the same places.
 
     Args:
         table: (units, k) places of candidates.
         place: (n, units, 2) which of the k are largest.
+
+    Returns:
+        (n, units) whole numbers from 0.
     """
     pair = table.clamp(min=0).expand(len(place), -1, -1).gather(2, place)
     size = int(table.max()) + 1
