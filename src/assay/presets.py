@@ -20,7 +20,7 @@ class Preset:
     Attributes:
         name: of the preset.
         about: what it does, in a sentence.
-        cost: what it takes, in a sentence. Grade: measured once, on two cores.
+        cost: what it takes, in a sentence; measured once on two busy cores where it does not say estimated.
     """
 
     name: Level
@@ -47,17 +47,17 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset(
                 "quick",
                 "A first look: few inputs, and on large models only the cheapest parts.",
-                "About a minute for a small network, a few minutes for MobileNetV2 at 224 pixels.",
+                "Estimated: less than a minute for a small network, minutes for MobileNetV2 at 224 pixels.",
             ),
             Preset(
                 "standard",
                 "The default: every analysis, each within a fixed number of operations.",
-                "Minutes for a small network; at most 45 minutes and 6 GB for MobileNetV2 or SqueezeNet on 20 photos.",
+                "A minute for a small network; for SqueezeNet on 20 photos an hour or more (42 minutes without smoothness).",
             ),
             Preset(
                 "thorough",
                 "More inputs, draws and paths, and ten times the operations for each analysis.",
-                "An hour for a small network; several hours for MobileNetV2.",
+                "Estimated: an hour for a small network, several hours for MobileNetV2.",
             ),
         )
     }
