@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             Preset(
                 "standard",
                 "The default: every analysis, each within a fixed number of operations.",
-                "A minute for a small network; SqueezeNet with 20 photos an hour or more (42 minutes without smoothness).",
+                "A minute for a small network; SqueezeNet, 20 photos: an hour or more (42 minutes without smoothness).",
             ),
             Preset(
                 "thorough",
