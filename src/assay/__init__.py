@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from assay._version import __version__
 
 if TYPE_CHECKING:
-    from assay import attacks, boundary, certified, conformance, covariance, errors, filtering, gaussian, graph
-    from assay import interpret, load, moments, render, results, sensitivity, smoothness, store, sweep
+    from assay import attacks, boundary, certified, comparing, conformance, covariance, errors, filtering, gaussian
+    from assay import graph, interpret, load, moments, render, requiring, results, sensitivity, smoothness, store, sweep
     from assay.audit import audit
     from assay.config import AuditConfig
     from assay.errors import AssayError, CaptureError, StoreError, SubjectError, TrustRequired, UsageError
@@ -36,8 +36,8 @@ _NAMES = {
     "subject": ("Data", "Subject"),
 }
 _HOME = {name: f"assay.{module}" for module, names in _NAMES.items() for name in names}
-_PARTS = "attacks boundary certified conformance covariance filtering gaussian graph interpret moments render"
-_PARTS += " sensitivity smoothness sweep"
+_PARTS = "attacks boundary certified comparing conformance covariance filtering gaussian graph interpret moments"
+_PARTS += " render requiring sensitivity smoothness sweep"
 
 __all__ = ["__version__", *_HOME, *(part for part in (*_PARTS.split(), *_NAMES) if part not in _HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from assay.config import AuditConfig, section
 from assay.effort import Estimate
 from assay.errors import AssayError, PluginError, SubjectError
 from assay.graph import draw_svg
+from assay.progress import Progress
 from assay.results import Audit, Column, Provenance, Result, Table
 from assay.store import save_audit, save_result
 from assay.subject import Subject
-
-Progress = Callable[[int, int, str], None]
 
 __all__ = ["ANALYSES", "Analysis", "audit", "computed_by", "estimates", "plan"]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from assay.errors import SubjectError
 from assay.subject import Subject, as_subject
-
-Progress = Callable[[int, int, str], None]
 
 
 def prepared(model: nn.Module | Subject, x: Tensor) -> tuple[Subject, Tensor]:

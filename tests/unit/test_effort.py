@@ -9,8 +9,10 @@ from assay.boundary import effort as boundary
 from assay.boundary.config import BoundaryConfig
 from assay.effort import Estimate, begun, per_pass
 from assay.filtering import effort as filtering
+from assay.filtering.analysis import analyse
 from assay.filtering.config import FilteringConfig
 from assay.filtering.planning import too_long
+from assay.filtering.report import examine
 from assay.forecast import forecast
 from assay.load import load_subject
 from assay.moments import effort as moments
@@ -92,6 +94,25 @@ def test_effort_and_budget_order_the_operations_of_a_sweep(heavy: Subject):
     assert too_long(heavy, FilteringConfig()) == ""
     kept, _ = filtering.fitted(FilteringConfig(budget=0.001, mode="both", n=25), heavy)
     assert (kept.mode, kept.n, kept.inputs) == ("both", 25, 20)
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "thresholds"),
+    [
+        (FilteringConfig(effort="quick", filters=("high",), draws=100), 40, 13),
+        (FilteringConfig(effort="quick", n=7, filters=("high",), draws=100), 40, 7),
+        (FilteringConfig(budget=0.001, filters=("high",), draws=100), 20, 5),
+    ],
+)
+def test_the_sweep_that_runs_is_the_one_that_was_fitted(config: FilteringConfig, inputs: int, thresholds: int):
+    found = examine(load_subject("demo", limit=40), config)
+    assert found.arrays["performance_clean"].shape[1:] == (1, thresholds)
+    assert found.arrays["performance_by_input_clean"].shape == (inputs,)
+
+
+def test_effort_counts_without_an_audit():
+    found = analyse(load_subject("demo", limit=20), attack=None, effort="quick")
+    assert found.config.n == 13
 
 
 def test_screening_is_given_up_before_thresholds(heavy: Subject):

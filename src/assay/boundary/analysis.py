@@ -12,7 +12,7 @@ from assay.boundary.sections import PARTS
 from assay.boundary.sections.distances import distances
 from assay.boundary.sections.section import Context
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
-from assay.inputs import Progress
+from assay.progress import Progress
 from assay.results import Result, Section
 from assay.results.section import joined
 from assay.subject import Subject

@@ -7,13 +7,14 @@ import contextlib
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from assay.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-Progress = Callable[[int, int, str], None]
 
 _PLAIN = {
     "·": "-",

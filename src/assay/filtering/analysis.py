@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from assay.attacks import Attack
+from assay.effort import begun
 from assay.errors import AssayError, SubjectError, UsageError
 from assay.filtering.assembly import BASELINE, Outcomes, baseline_of, recordings_of
 from assay.filtering.config import FilteringConfig
@@ -26,10 +27,10 @@ from assay.filtering.metrics import Metric, metric_of
 from assay.filtering.recording import Recording
 from assay.filtering.result import FilteringResult
 from assay.filtering.units import Choice, Unit, select_units
+from assay.progress import Progress
 from assay.subject import Data, Subject
 from assay.sweep import run
 
-Progress = Callable[[int, int, str], None]
 Bounds = tuple[float, float] | None
 
 
@@ -111,7 +112,7 @@ def analyse(
 def configured(
     config: FilteringConfig | None = None, *, attack: Any = "", metric: Any = "", **settings: Any
 ) -> FilteringConfig:
-    """Settings with some replaced, checked.
+    """Settings with some replaced, checked; those that nobody set are at the level of effort.
 
     Args:
         config: where to begin.
@@ -132,7 +133,7 @@ def configured(
             settings[name] = value
     base = {} if config is None else config.model_dump(exclude_unset=True)
     try:
-        return FilteringConfig.model_validate(base | settings)
+        return begun(FilteringConfig.model_validate(base | settings))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(

@@ -8,7 +8,7 @@ least critical module of a robust network on clean data and then interpolates be
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,10 +21,10 @@ from assay.attacks.target import check_outputs, chunk_size
 from assay.errors import NumericalError, UsageError
 from assay.filtering.units import Choice, Granularity, Unit, select_units
 from assay.grade import Grade
+from assay.progress import Progress
 from assay.results import Displayed
 from assay.subject import Subject
 
-Progress = Callable[[int, int, str], None]
 Bounds = tuple[float, float] | None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assay.filtering.analysis import Progress, analyse
+from assay.filtering.analysis import analyse
 from assay.filtering.config import FilteringConfig
 from assay.filtering.effort import fitted
 from assay.filtering.figures import figures
@@ -17,6 +17,7 @@ from assay.filtering.result import FilteringResult
 from assay.filtering.tables import gain_table, score_table, unit_table
 from assay.grade import Grade
 from assay.intervals import wilson
+from assay.progress import Progress
 from assay.results import Better, Quantity, Result
 from assay.subject import Subject
 
@@ -50,7 +51,8 @@ def examine(
         UsageError: for settings that do not fit.
     """
     config, notes = fitted(config or FilteringConfig(), subject)
-    found = analyse(subject, config=config, directory=directory, progress=progress)
+    settled = FilteringConfig(**dict(config))  # all of them set, so that nothing goes back to where it began
+    found = analyse(subject, config=settled, directory=directory, progress=progress)
     return report_of(replace(found, notes=(*notes, *found.notes)))
 
 

@@ -11,12 +11,12 @@ Phi2). Neither form contains a difference of large numbers, so means of any size
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from assay.gaussian.arguments import Number, as_tensors, require_correlation, require_deviation
+from assay.gaussian.blocks import pieces
 from assay.gaussian.elementwise import Elementwise
 from assay.gaussian.normal import FAR, ROOT_TWO_PI, density, distribution
 from assay.gaussian.quadrature import legendre
@@ -166,29 +166,13 @@ def _flat(a: Tensor, b: Tensor, rho: Tensor, base: Tensor, rectify: bool) -> Ten
     return result
 
 
-def _blocks(shape: torch.Size) -> Iterator[tuple[int | slice, ...]]:
-    """Indices that cut a tensor of this shape into pieces of at most _BLOCK elements."""
-    if shape.numel() <= _BLOCK:
-        yield (...,)  # type: ignore[misc]
-        return
-    row = shape[1:].numel()
-    if row > _BLOCK:
-        for position in range(shape[0]):
-            for rest in _blocks(shape[1:]):
-                yield (position, *rest)
-        return
-    step = _BLOCK // row
-    for start in range(0, shape[0], step):
-        yield (slice(start, start + step),)
-
-
 def _evaluate(a: Tensor, b: Tensor, rho: Tensor, rectify: bool) -> Tensor:
     a, b, rho = a.clamp(-FAR, FAR), b.clamp(-FAR, FAR), rho.clamp(-1, 1)
     active_a, active_b = distribution(a), distribution(b)
     shape = torch.broadcast_shapes(a.shape, b.shape, rho.shape)
     result = torch.empty(shape, dtype=rho.dtype, device=rho.device)
     views = [value.expand(shape) for value in (a, b, rho, active_a, active_b)]
-    for place in _blocks(shape):
+    for place in pieces(shape, _BLOCK):
         first, second, corr, p, q = (view[place].reshape(-1) for view in views)
         base = p * q * corr if rectify else p * q
         result[place] = _flat(first, second, corr, base, rectify).reshape(result[place].shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,35 @@ def in_blocks(function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> t
         for whole, piece in zip(results, part, strict=True):
             whole[begin : begin + _BLOCK] = piece
     return tuple(value.reshape(first.shape) for value in results)
+
+
+def pieces(shape: torch.Size, most: int) -> Iterator[tuple[Any, ...]]:
+    """Indices that cut a tensor into pieces that follow one another, for what broadcasting has not spread out yet.
+
+    Args:
+        shape: of the tensor.
+        most: elements of a piece.
+
+    Yields:
+        Indices, each of a piece with at most so many elements.
+
+    Example:
+        >>> list(pieces(torch.Size([4, 3]), 6))
+        [(slice(0, 2, None),), (slice(2, 4, None),)]
+        >>> list(pieces(torch.Size([2, 3]), 6))
+        [(Ellipsis,)]
+    """
+    if shape.numel() <= most:
+        yield (...,)
+        return
+    row = shape[1:].numel()
+    if row > most:
+        for position in range(shape[0]):
+            for rest in pieces(shape[1:], most):
+                yield (position, *rest)
+        return
+    for start in range(0, shape[0], most // row):
+        yield (slice(start, start + most // row),)
 
 
 def followed(*inputs: Tensor) -> bool:

@@ -10,12 +10,13 @@ variance that the map leaves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from assay.gaussian.blocks import pieces
 from assay.gaussian.normal import FAR
 from assay.gaussian.quadrature import legendre
 
@@ -86,25 +87,10 @@ def price_covariance(
     if torch.is_grad_enabled() and any(argument.requires_grad for argument in arguments):
         return _by_nodes(curvature, *(view.reshape(-1) for view in views)).reshape(shape)
     result = torch.empty(shape, dtype=covariance.dtype, device=covariance.device)
-    for place in _blocks(shape):
+    for place in pieces(shape, _BLOCK):
         piece = [view[place].reshape(-1) for view in views]
         result[place] = _by_nodes(curvature, *piece).reshape(result[place].shape)
     return result
-
-
-def _blocks(shape: torch.Size) -> Iterator[tuple[int | slice, ...]]:
-    """Indices that cut a tensor of this shape into pieces of about _BLOCK elements, whole rows at least."""
-    if shape.numel() <= _BLOCK or len(shape) < 2:
-        yield (slice(None),) * len(shape)
-        return
-    row = shape[1:].numel()
-    if row > _BLOCK:
-        for position in range(shape[0]):
-            for rest in _blocks(shape[1:]):
-                yield (position, *rest)
-        return
-    for start in range(0, shape[0], _BLOCK // row):
-        yield (slice(start, start + _BLOCK // row),)
 
 
 def _by_nodes(curvature: Curvature, *arguments: Tensor) -> Tensor:

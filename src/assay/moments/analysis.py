@@ -8,10 +8,11 @@ from assay.grade import Grade
 from assay.moments.config import MomentsConfig
 from assay.moments.decision_tables import attack_table, standing_table
 from assay.moments.decisions import Decisions
-from assay.moments.evidence import Evidence, Progress, collect
+from assay.moments.evidence import Evidence, collect
 from assay.moments.figures import figures
 from assay.moments.findings import findings
 from assay.moments.tables import agreement, input_table, layer_table, level_table, output_table
+from assay.progress import Progress
 from assay.results import Quantity, Result
 from assay.subject import Subject
 

@@ -25,9 +25,8 @@ from assay.moments.noise import as_covariance
 from assay.moments.probabilities import argmax_probabilities, candidates
 from assay.moments.propagation import propagate
 from assay.moments.result import LayerNoise, Moments
+from assay.progress import Progress
 from assay.subject import Subject
-
-Progress = Callable[[int, int, str], None]
 
 _ALL_OUTPUTS = 64
 _PAIR_BUDGET = 6e8

@@ -9,8 +9,8 @@ import numpy as np
 
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
 from assay.grade import Grade
-from assay.inputs import Progress
 from assay.intervals import wilson
+from assay.progress import Progress
 from assay.results import Better, Quantity, Result
 from assay.results.section import joined
 from assay.sensitivity.config import SensitivityConfig

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
-from assay.inputs import Progress, checked_outputs, norms, prepared, rows_per_pass
+from assay.inputs import checked_outputs, norms, prepared, rows_per_pass
 from assay.norms.golub_kahan import LargestSingular, largest_singular
+from assay.progress import Progress
 from assay.results import Displayed
 from assay.sensitivity.jacobian import JacobianOperator, check_connected, frobenius_squared_sampled
 from assay.subject import Subject

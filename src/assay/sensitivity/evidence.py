@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from assay.errors import NumericalError, SubjectError
-from assay.inputs import Progress, checked_outputs, norms, rows_per_pass
+from assay.inputs import checked_outputs, norms, rows_per_pass
+from assay.progress import Progress
 from assay.sensitivity.condition import ConditionNumbers, condition_numbers
 from assay.sensitivity.config import SensitivityConfig
 from assay.sensitivity.measured import AdversarialResponse, RandomResponse, adversarial_response, random_response

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from assay.attacks import largest_response
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
-from assay.inputs import Progress, checked_outputs, norms, prepared, rows_per_pass
+from assay.inputs import checked_outputs, norms, prepared, rows_per_pass
+from assay.progress import Progress
 from assay.results import Displayed
 from assay.seeding import content_generator
 from assay.sensitivity.condition import check_outputs_nonzero, condition_numbers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from assay.errors import CaptureError, NumericalError, SubjectError, UnsupportedOperator, UsageError
-from assay.inputs import Progress
+from assay.progress import Progress
 from assay.results import Result, Section
 from assay.results.section import joined
 from assay.smoothness.config import SmoothnessConfig

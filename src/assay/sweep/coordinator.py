@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from assay.errors import StoreError, UsageError
+from assay.progress import Progress
 from assay.sweep.arrays import normalised
 from assay.sweep.dispatch import dispatch
 from assay.sweep.executors import Choice, Crew, crew_of
 from assay.sweep.folder import SCRATCH, Done, survey
-from assay.sweep.progress import Meter, Progress
+from assay.sweep.progress import Meter
 from assay.sweep.sealing import Entry
 from assay.sweep.side_files import Writer
 from assay.sweep.threads import Threads, settings

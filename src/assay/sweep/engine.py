@@ -10,13 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from assay.errors import UsageError
+from assay.progress import Progress
 from assay.results.atomic import make_folder
 from assay.sweep.arrays import normalised
 from assay.sweep.coordinator import Sweep, listed
 from assay.sweep.executors import Choice
 from assay.sweep.folder import BUSY, LOCK, SCRATCH, clear, folder_of, prepare
 from assay.sweep.locks import coordinating
-from assay.sweep.progress import Meter, Progress
+from assay.sweep.progress import Meter
 from assay.sweep.sealed import Sealed, damaged, damaged_files, read_manifest
 from assay.sweep.sealing import seal
 from assay.sweep.stopping import terminable

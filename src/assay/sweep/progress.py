@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from assay.progress import Progress
 from assay.sweep.work import Item
 
-Progress = Callable[[int, int, str], None]
 FINE = 1000
 """Steps of the whole, so that bars move by cost and not by number of items."""
 

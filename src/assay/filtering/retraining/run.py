@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -20,9 +20,8 @@ from assay.filtering.retraining.result import Retraining, Run
 from assay.filtering.retraining.splits import Bounds, Pair, Samples, Splits, splits_of
 from assay.filtering.retraining.training import OptimizerFactory, Recipe, train_arm
 from assay.filtering.units import Choice, Granularity, Unit, select_units
+from assay.progress import Progress
 from assay.subject import Subject
-
-Progress = Callable[[int, int, str], None]
 
 
 def retrain(

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
 from assay.graph import Graph
-from assay.inputs import Progress, checked_outputs, norms, power_of_two_near, prepared
+from assay.inputs import checked_outputs, norms, power_of_two_near, prepared
 from assay.norms.golub_kahan import largest_singular
+from assay.progress import Progress
 from assay.results import Displayed
 from assay.sensitivity.condition import ROWS_LIMIT, check_outputs_nonzero
 from assay.sensitivity.parameters.select import chosen_parameters, folded_graph, frobenius, place_of

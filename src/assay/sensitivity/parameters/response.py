@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from assay.errors import UsageError
 from assay.grade import Grade
 from assay.graph import Graph, evaluate
-from assay.inputs import Progress, checked_outputs, norms, prepared
+from assay.inputs import checked_outputs, norms, prepared
+from assay.progress import Progress
 from assay.results import Displayed
 from assay.seeding import content_generator
 from assay.sensitivity.condition import check_outputs_nonzero

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from assay.errors import NumericalError, UsageError
 from assay.grade import Grade
-from assay.inputs import Progress, checked_outputs, prepared
+from assay.inputs import checked_outputs, prepared
+from assay.progress import Progress
 from assay.results import Displayed
 from assay.sensitivity.roundoff.adjoint import Adjoint, Model, random_changes, seeds_for
 from assay.sensitivity.roundoff.assignment import Assignment

@@ -64,8 +64,9 @@ def _convolved(operator: Operator, values: list[Tensor | None], attributes: dict
     if len(parts) == 1:
         return first
     result = first.new_empty((len(x), *first.shape[1:]))
-    place = 0
-    for part in parts:
+    place = len(first)
+    result[:place] = first
+    for part in parts[1:]:
         result[place : place + len(part)] = operator.evaluate(part, *values[1:], **attributes)
         place += len(part)
     return result
