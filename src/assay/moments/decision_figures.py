@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
 from assay.moments.decisions import Decisions
 from assay.moments.evidence import Evidence
 from assay.results import Figure
+from assay.results.build import pictures
 
 _SHOWN_ATTACKS = 2
 
@@ -111,7 +111,7 @@ def attack_figures(evidence: Evidence, decisions: Decisions, arrays: dict[str, n
     if data is None or data.inputs.dim() != 4:
         return drawn
     shown = decisions.attacked[:_SHOWN_ATTACKS]
-    arrays["attacked"] = shown_pictures(data.inputs[evidence.rows[shown]], evidence).numpy()
+    arrays["attacked"] = pictures(data.inputs[evidence.rows[shown]], evidence.subject.preprocessing.bounds)
     arrays["attack_mean"] = found.mean[: len(shown)].sum(1).float().numpy()
     arrays["attack_std"] = found.std[: len(shown)].square().sum(1).sqrt().float().numpy()
     panels = []
@@ -129,10 +129,3 @@ def attack_figures(evidence: Evidence, decisions: Decisions, arrays: dict[str, n
         )
     )
     return drawn
-
-
-def shown_pictures(pictures: torch.Tensor, evidence: Evidence) -> torch.Tensor:
-    """(n, H, W, 3) in 0 to 1, from (n, C, H, W) in the data's range."""
-    low, high = evidence.subject.preprocessing.bounds or (float(pictures.min()), float(pictures.max()))
-    scaled = ((pictures - low) / max(high - low, 1e-12)).clamp(0, 1).float()
-    return (scaled if scaled.shape[1] == 3 else scaled.mean(1, keepdim=True).expand(-1, 3, -1, -1)).permute(0, 2, 3, 1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from assay.moments.decision_figures import attack_figures, confidence, shown_pictures, standing
+from assay.moments.decision_figures import attack_figures, confidence, standing
 from assay.moments.evidence import Evidence
 from assay.results import Figure
+from assay.results.build import pictures
 
 
 def figures(evidence: Evidence) -> tuple[tuple[Figure, ...], dict[str, np.ndarray]]:
@@ -176,14 +177,14 @@ def _maps(evidence: Evidence, drawn: list[Figure], arrays: dict[str, np.ndarray]
     maps, data = evidence.maps, evidence.subject.data
     if maps is None or data is None or data.inputs.dim() != 4:
         return
-    pictures = data.inputs[evidence.rows[: len(maps.variance)]]
-    arrays["pictures"] = shown_pictures(pictures, evidence).numpy()
+    inputs = data.inputs[evidence.rows[: len(maps.variance)]]
+    arrays["pictures"] = pictures(inputs, evidence.subject.preprocessing.bounds)
     arrays["variance_share"] = maps.variance_share.sum(1).float().numpy()
     shifts = maps.mean_shift
     if shifts is not None:
         arrays["mean_shift"] = shifts.sum(1).float().numpy()
     panels = []
-    for i in range(len(pictures)):
+    for i in range(len(inputs)):
         name = evidence.subject.output_name(int(evidence.outputs[i, 0]))
         panels.append({"array": "pictures", "index": [i], "title": name, "diverging": False})
         panels.append({"array": "variance_share", "index": [i], "title": "variance", "diverging": False})
@@ -205,7 +206,7 @@ def _maps(evidence: Evidence, drawn: list[Figure], arrays: dict[str, np.ndarray]
             "heatmaps",
             "Which pixels make the decision noisy",
             caption + f". Noise {evidence.levels[-1].share:g}.",
-            {"panels": panels, "columns": 4 if shifts is None else 6 if len(pictures) > 1 else 3},
+            {"panels": panels, "columns": 4 if shifts is None else 6 if len(inputs) > 1 else 3},
         )
     )
 

@@ -184,6 +184,25 @@ def lines(
     return Figure("lines", title, caption, data)
 
 
+def pictures(inputs: Any, bounds: tuple[float, float] | None) -> numpy.ndarray:
+    """Inputs as they look, for panels of heat maps: in colour, or in shades of grey.
+
+    Args:
+        inputs: (n, C, H, W) in the data's range.
+        bounds: that range; None takes the smallest and the largest value.
+
+    Returns:
+        (n, H, W, 3) from 0 to 1 in single precision.
+    """
+    import numpy
+
+    values = array(inputs).astype(numpy.float64)
+    low, high = bounds or (float(values.min()), float(values.max()))
+    scaled = ((values - low) / max(high - low, 1e-12)).clip(0, 1).astype(numpy.float32)
+    coloured = scaled if scaled.shape[1] == 3 else scaled.mean(1, keepdims=True).repeat(3, axis=1)
+    return coloured.transpose(0, 2, 3, 1)
+
+
 def maps(
     title: str, caption: str, named: Mapping[str, Any], each: str = "input"
 ) -> tuple[Figure, dict[str, numpy.ndarray]]:

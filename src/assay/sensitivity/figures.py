@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from assay.results import Figure, Table
+from assay.results.build import pictures
 from assay.sensitivity.evidence import Evidence, percentiles
 
 
@@ -17,8 +18,8 @@ def figures(evidence: Evidence, classes: Table | None) -> tuple[tuple[Figure, ..
         drawn.append(_classes(classes))
     arrays: dict[str, np.ndarray] = {}
     if evidence.inputs.dim() == 4 and min(evidence.inputs.shape[2:]) > 1 and evidence.config.directions_shown:
-        pictures, arrays = _directions(evidence)
-        drawn.insert(1, pictures)
+        directions, arrays = _directions(evidence)
+        drawn.insert(1, directions)
     return tuple(drawn), arrays
 
 
@@ -113,12 +114,12 @@ def _classes(classes: Table) -> Figure:
 
 def _directions(evidence: Evidence) -> tuple[Figure, dict[str, np.ndarray]]:
     rows = np.argsort(-evidence.kappa, kind="stable")[: evidence.config.directions_shown].tolist()
-    inputs = evidence.inputs[rows].double()
+    inputs = evidence.inputs[rows]
     right = evidence.numbers.right[rows].double()
     coloured = inputs.shape[1] > 1  # several channels: show their root sum of squares, which has no sign
     direction = right.square().sum(1).sqrt() if coloured else right[:, 0]
     arrays = {
-        "fragile_inputs": inputs.mean(1).float().numpy(),
+        "fragile_inputs": pictures(inputs, evidence.subject.preprocessing.bounds),
         "worst_directions": direction.float().numpy(),
         "worst_direction_vectors": right.float().numpy(),
     }
