@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from tests.support.inputs import close, numbers
 from tests.support.smoothness_paths import picture
+from tests.support.watching import Largest
 from torch import nn
 
 from assay.errors import UsageError
@@ -110,6 +111,21 @@ def test_silu_before_a_max_pool_keeps_kinks_and_says_so(sharpness):
     assert float(other.predicted) < 0.6 * float(found.before.value)
     behind = nn.Sequential(nn.ReLU(), nn.Conv1d(1, 1, 1), nn.MaxPool1d(2), nn.Flatten())
     assert not remedy(behind, path, "silu", samples=17).notes
+
+
+@pytest.mark.parametrize("change", ["silu", "average"])
+def test_memory_does_not_grow_with_kinks_times_units(change):
+    """Nothing may be as large as kinks times units (8 million), only as samples times units (140 thousand)."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(128, 1),
+    )  # fmt: skip
+    x = torch.randn(1, 16, 16)
+    with Largest() as seen:
+        found = remedy(model, Line(-x, x), change, samples=17)
+    assert float(found.before.count) > 1000
+    assert seen.elements < 10 * 17 * 32 * 256
 
 
 def test_one_layer_of_several_and_one_output():

@@ -68,7 +68,7 @@ from assay.gaussian.step import (
     probit_left,
     probit_moments,
 )
-from assay.gaussian.ties import MaximumLaw, maximum_kinks, maximum_law, maximum_smp_by_curvature
+from assay.gaussian.ties import MaximumLaw, every_tie, maximum_kinks, maximum_law, maximum_smp_by_curvature
 
 __all__ = [
     "ABSOLUTE",
@@ -91,6 +91,7 @@ __all__ = [
     "distribution",
     "elementwise_moments",
     "equal_maximum_smp",
+    "every_tie",
     "exponential_left",
     "exponential_moments",
     "folded_mean",

@@ -130,6 +130,41 @@ def maximum_law(
     return MaximumLaw(tuple(ties), tuple(crossings), law.error.reshape(shape))
 
 
+def every_tie(mean: Tensor, covariance: Tensor, slope_covariance: Tensor) -> KinkLaw:
+    """Ties of any two of k stationary Gaussian paths, at the top or below it: never less than `maximum_law` has.
+
+    Args:
+        mean: (..., k).
+        covariance: (..., k, k).
+        slope_covariance: (..., k, k).
+
+    Returns:
+        Law (...), in closed form. Grade: exact.
+
+    Example:
+        >>> eye = torch.eye(3, dtype=torch.float64)
+        >>> law, top = (
+        ...     function(torch.zeros(3, dtype=torch.float64), eye, eye) for function in (every_tie, maximum_law)
+        ... )
+        >>> round(float(top.ties[0].smp / law.smp), 6)  # at a tie of two, the third is above with probability 1/2
+        0.5
+    """
+    total = [torch.zeros_like(mean[..., 0]) for _ in range(3)]
+    for i, j in itertools.combinations(range(mean.shape[-1]), 2):
+        gap, square, speed = _difference(mean, covariance, slope_covariance, i, j)
+        _add(total, level_density(gap, square.sqrt()), speed, torch.ones_like(gap))
+    return KinkLaw(*total)
+
+
+def _difference(mean: Tensor, covariance: Tensor, slopes: Tensor, i: int, j: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and deviation of the slope of z_i - z_j, (...) each."""
+    variance = covariance[..., i, i] + covariance[..., j, j]
+    square = (variance - 2 * covariance[..., i, j]).clamp(min=0)
+    square = torch.where(square > 1e-14 * variance, square, torch.zeros_like(square))
+    speed = (slopes[..., i, i] + slopes[..., j, j] - 2 * slopes[..., i, j]).clamp(min=0).sqrt()
+    return mean[..., i] - mean[..., j], square, speed
+
+
 def maximum_smp_by_curvature(
     mean: Tensor,
     covariance: Tensor,
@@ -191,10 +226,7 @@ def _paired(
     above = [[none, none, none] for _ in range(len(levels) + 1)]  # ties above no level, the first, ...
     passed = [[none, none, none] for _ in levels]
     for i, j in itertools.combinations(range(count), 2):
-        gap = mean[:, i] - mean[:, j]
-        square = (variance[:, i] + variance[:, j] - 2 * covariance[:, i, j]).clamp(min=0)
-        square = torch.where(square > 1e-14 * (variance[:, i] + variance[:, j]), square, torch.zeros_like(square))
-        speed = (slope_variance[:, i] + slope_variance[:, j] - 2 * slopes[:, i, j]).clamp(min=0).sqrt()
+        gap, square, speed = _difference(mean, covariance, slopes, i, j)
         height = level_density(gap, square.sqrt())
         direction = mean.new_zeros(count)
         direction[i], direction[j] = 1, -1

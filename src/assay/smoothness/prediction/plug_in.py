@@ -11,20 +11,24 @@ import torch
 from torch import Tensor
 
 from assay.errors import UnsupportedOperator, UsageError
-from assay.gaussian import KinkLaw, maximum_law, threshold_kinks
+from assay.gaussian import KinkLaw, threshold_kinks
 from assay.grade import Grade
 from assay.graph import Graph, lower_max_pools
 from assay.smoothness.network import Network
 from assay.smoothness.paths.path import Path
+from assay.smoothness.prediction.drawn_windows import laws
 from assay.smoothness.prediction.result import LayerLaw, Prediction
 from assay.smoothness.prediction.windows import candidate_places
 from assay.smoothness.walk import Switch
 
 _MEMORY = 1 << 28
+_POINTS = 128
+WINDOWS = 1024
+"""Windows of a node that are worked out where a law takes points: ten seconds for windows of nine."""
 LABEL = "Gaussian plug-in"
 
 
-def plug_in(network: Network, path: Path, samples: int = 256) -> Prediction:
+def plug_in(network: Network, path: Path, samples: int = 256, windows: int | None = WINDOWS) -> Prediction:
     """SMP per unit of path from measured moments of every unit, as if units were Gaussian.
 
     Each threshold counts |change| E z'^2 p(level) with the Gaussian density at the unit's measured mean and deviation,
@@ -35,12 +39,14 @@ def plug_in(network: Network, path: Path, samples: int = 256) -> Prediction:
         network: with its outputs.
         path: any path.
         samples: points on it, equally far apart.
+        windows: of each maximum over more than five candidates, how many are worked out, drawn by what they may add;
+            the others take the share of these among closed forms. None for all: milliseconds each.
 
     Returns:
-        The prediction, grade statistical.
+        The prediction, grade statistical; its `error` is of points and draws.
 
     Raises:
-        UsageError: fewer than two samples.
+        UsageError: fewer than two samples or windows.
         UnsupportedOperator: for maxima whose windows are not known.
 
     Example:
@@ -52,6 +58,8 @@ def plug_in(network: Network, path: Path, samples: int = 256) -> Prediction:
     """
     if samples < 2:
         raise UsageError(f"{samples} samples.", where="samples", advice="Use two or more.")
+    if windows is not None and windows < 2:
+        raise UsageError(f"{windows} windows.", where="windows", advice="Use two or more, or None for all.")
     step = (path.end - path.start) / samples
     t = path.start + step * (torch.arange(samples, dtype=torch.float64) + 0.5)
     lowered = lower_max_pools(network.graph)
@@ -67,12 +75,12 @@ def plug_in(network: Network, path: Path, samples: int = 256) -> Prediction:
     by_layer: dict[str, Tensor] = {}
     energy = torch.zeros(network.outputs, dtype=torch.float64)
     for moments in gathered.values():
-        law, doubt = moments.law(samples)
-        size, place = moments.size / samples, network.places[moments.switch.node.name]
-        by_layer[place] = size @ law.smp
-        energy = energy + (moments.square / samples) @ law.energy
-        error = error + size @ doubt
-        layers.append(LayerLaw(place, moments.switch.node.op, law.rate, law.smp, law.energy, size))
+        law, smp, power, doubt = moments.law(samples, windows)
+        place = network.places[moments.switch.node.name]
+        by_layer[place] = smp
+        energy = energy + power
+        error = error + doubt
+        layers.append(LayerLaw(place, moments.switch.node.op, law.rate, law.smp, law.energy, moments.size / samples))
     return Prediction(
         sum(by_layer.values(), torch.zeros(network.outputs, dtype=torch.float64)),
         by_layer,
@@ -138,11 +146,12 @@ class _Moments:
         self.first, self.second, self.speed = self.first + z.sum(0), self.second + second, self.speed + speed
         self.size, self.square = self.size + adjoint.abs().sum(1), self.square + adjoint.square().sum(1)
 
-    def law(self, samples: int) -> tuple[KinkLaw, Tensor]:
-        """Gaussian law at the moments, and its standard error from quasi-random points."""
+    def law(self, samples: int, windows: int | None) -> tuple[KinkLaw, Tensor, Tensor, Tensor]:
+        """Gaussian law at the moments; SMP, energy and standard error of the outputs that follow from it."""
         mean, second, speed = (
             torch.as_tensor(value, dtype=torch.float64) / samples for value in (self.first, self.second, self.speed)
         )
+        size, square = self.size / samples, self.square / samples
         if self.windows is None:
             variance = (second - mean.square()).clamp(min=0)
             variance = torch.where(variance > 1e-14 * second, variance, torch.zeros_like(variance))
@@ -150,7 +159,8 @@ class _Moments:
             for level, change in self.switch.thresholds:
                 part = threshold_kinks(mean + self.origin[0], variance.sqrt(), speed.sqrt(), level=level, change=change)
                 total = [one + two for one, two in zip(total, part, strict=True)]
-            return KinkLaw(*total), torch.zeros_like(variance)
+            law = KinkLaw(*total)
+            return law, size @ law.smp, square @ law.energy, torch.zeros_like(size[:, 0])
         covariance = second - mean.unsqueeze(2) * mean.unsqueeze(1)
         inside = self.windows >= 0
         both = (inside.unsqueeze(2) & inside.unsqueeze(1)).double()
@@ -158,5 +168,4 @@ class _Moments:
         sign = -1.0 if self.switch.node.op == "minimum" else 1.0
         deviation = covariance.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().amax()
         centre = torch.where(inside, sign * centre, (sign * centre).min() - 100 * deviation - 1)
-        found = maximum_law(centre, covariance * both, speed * both, points=128)
-        return found.ties[0], found.error
+        return laws(centre, covariance * both, speed * both, size, square, windows, _POINTS)

@@ -80,10 +80,10 @@ def _returning(graph: Graph, pool: Switch, events: Crossings, silu: float) -> Te
     places = window_places(graph, pool.node)[events.unit]
     inside = places >= 0
     candidate = places.clamp(min=0)
-    rows = torch.arange(len(places))[:, None]
+    row = events.step[:, None]
     values = torch.lerp(
-        pool.inputs[events.step][rows, candidate],
-        pool.inputs[events.step + 1][rows, candidate],
+        pool.inputs[row, candidate],
+        pool.inputs[row + 1, candidate],
         events.place[:, None],
     ).where(inside, -torch.inf)
     largest = values.argmax(1, keepdim=True)
@@ -165,9 +165,8 @@ class _Pass:
         if switch.winners is None:
             return slopes[events.step + row, events.unit].abs()
         before, after = (switch.winners[events.step + end, events.unit] for end in (0, 1))
-        at = slopes[events.step + row]
-        places = torch.arange(len(events.step))
-        return (at[places, before] - at[places, after]).abs()
+        at = events.step + row
+        return (slopes[at, before] - slopes[at, after]).abs()
 
     def _step(self, node: Node, value: Tensor | None = None) -> None:
         """Value and tangent of one node."""
