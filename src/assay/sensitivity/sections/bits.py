@@ -191,7 +191,7 @@ def _curve(plan: Plan) -> tuple[Figure, ...]:
 def _finding(plan: Plan) -> Finding:
     found, beside = plan.held or plan.verified, plan.uniform
     kept = "" if found.agreement is None else f"keeps {found.agreement:.1%} of the decisions and "
-    where = "inputs that had no part in choosing" if plan.held is not None else "the inputs it was chosen by"
+    where = "inputs that had no part in choosing" if plan.held is not None else "inputs that it was chosen by"
     sentence = (
         f"With {plan.average_bits:.3g} bits per weight the quantised network, run for real, {kept}has a relative "
         f"output error of {found.relative_error:.2g} on {found.samples} {where}."

@@ -136,14 +136,13 @@ class _Moments:
         if isinstance(self.first, float):
             self.origin = z[:1].clone()
         z = z - self.origin
+        first = z.sum(0)
         if self.windows is not None:
             places = self.windows.clamp(min=0)
-            z, slope = z[:, places], slope[:, places]
-            second = torch.einsum("nmi,nmj->mij", z, z)
-            speed = torch.einsum("nmi,nmj->mij", slope, slope)
+            first, second, speed = first[places], _products(z, places), _products(slope, places)
         else:
             second, speed = z.square().sum(0), slope.square().sum(0)
-        self.first, self.second, self.speed = self.first + z.sum(0), self.second + second, self.speed + speed
+        self.first, self.second, self.speed = self.first + first, self.second + second, self.speed + speed
         self.size, self.square = self.size + adjoint.abs().sum(1), self.square + adjoint.square().sum(1)
 
     def law(self, samples: int, windows: int | None) -> tuple[KinkLaw, Tensor, Tensor, Tensor]:
@@ -169,3 +168,14 @@ class _Moments:
         deviation = covariance.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().amax()
         centre = torch.where(inside, sign * centre, (sign * centre).min() - 100 * deviation - 1)
         return laws(centre, covariance * both, speed * both, size, square, windows, _POINTS)
+
+
+def _products(z: Tensor, places: Tensor) -> Tensor:
+    """(units, k, k) sums over samples of products of candidates, some units at a time."""
+    count, k = places.shape
+    result = z.new_empty((count, k, k))
+    step = max(1, _MEMORY // (32 * len(z) * k))
+    for begin in range(0, count, step):
+        piece = z[:, places[begin : begin + step]]
+        result[begin : begin + step] = torch.einsum("nmi,nmj->mij", piece, piece)
+    return result
