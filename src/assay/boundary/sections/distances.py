@@ -208,8 +208,9 @@ def _findings(context: Context, relative: Tensor, certified: dict[int, float]) -
         Finding(
             "boundary.distance",
             Status.WARN if middle < config.near_below else Status.PASS,
-            f"Half of the inputs flip to another class by a change of {100 * middle:.2g}% of their norm or less (found by "
-            f"search, an upper limit); the nearest, {context.name(nearest)}, by {100 * float(relative[nearest]):.2g}%, from "
+            f"Half of the inputs flip to another class by a change of {100 * middle:.2g}% of their norm or less (found "
+            f"by search, an upper limit); the nearest, {context.name(nearest)}, by "
+            f"{100 * float(relative[nearest]):.2g}%, from "
             f"{context.subject.output_name(int(points.label[nearest]))} to "
             f"{context.subject.output_name(int(points.rival[nearest]))}.",
             place=context.name(nearest),
@@ -253,7 +254,8 @@ def _right_and_wrong(context: Context, relative: Tensor) -> list[Finding]:
             "boundary.wrong_inputs",
             Status.PASS,
             f"Wrongly classified inputs are {'' if nearer else 'not '}nearer to the boundary (median "
-            f"{100 * float(relative[wrong].median()):.2g}% of their norm, right ones {100 * float(relative[right].median()):.2g}%; "
+            f"{100 * float(relative[wrong].median()):.2g}% of their norm, right ones "
+            f"{100 * float(relative[right].median()):.2g}%; "
             f"Mann-Whitney p = {test.pvalue:.2g}): distance {'tells' if nearer else 'does not tell'} doubtful ones.",
         )
     ]
