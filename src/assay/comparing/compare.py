@@ -105,6 +105,15 @@ def joined(before: Audit, after: Audit, result: Result) -> Audit:
 
     Returns:
         A run to save, show or check.
+
+    Example:
+        >>> from assay.results import Audit, Quantity
+        >>> def run(name, kappa):
+        ...     result = Result("sensitivity", "", "", {"kappa": Quantity(kappa, Grade.LINEARISED)})
+        ...     return Audit({"name": name}, {"sensitivity": result})
+        >>> both = run("net", 12.0), run("net, 8 bits", 13.0)
+        >>> joined(*both, compare(*both)).subject["name"]
+        'net → net, 8 bits'
     """
     subject = {
         "name": f"{_name(before)} → {_name(after)}",

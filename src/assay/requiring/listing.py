@@ -45,6 +45,13 @@ def listing(audit: Audit) -> tuple[Entry, ...]:
 
     Returns:
         One entry per path.
+
+    Example:
+        >>> from assay.grade import Grade
+        >>> from assay.results import Audit, Quantity, Result
+        >>> result = Result("sensitivity", "", "", {"kappa": Quantity(12.0, Grade.LINEARISED)})
+        >>> [(entry.path, entry.value) for entry in listing(Audit({}, {"sensitivity": result}))]
+        [('sensitivity.kappa', 12.0)]
     """
     return tuple(
         _entry(f"{name}.{path}", found)

@@ -93,6 +93,15 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
 
     Raises:
         UsageError: for a missing file, bad TOML, an unknown key, or a file without rules.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        ...     _ = file.write('require = ["sensitivity.bits.max <= 8"]')
+        ...     file.flush()
+        ...     rules = read_rules(file.name)
+        >>> [(rule.path, rule.limit) for rule in rules]
+        [('sensitivity.bits.max', 8.0)]
     """
     import tomllib
 
