@@ -57,6 +57,9 @@ def test_a_node_dies(cluster, tmp_path: Path):
     assert flat(found) == flat(run(JOB))
     assert digest_of_files(sealed_folder(tmp_path / "run")) == digest_of_files(sealed_folder(tmp_path / "expected"))
     assert verify(tmp_path / "run").intact
+    begun = time.monotonic()  # the head learns of a death by missing heartbeats, which may take longer than the sweep
+    while ray.cluster_resources()["CPU"] != 1 and time.monotonic() - begun < 60:
+        time.sleep(0.2)
     assert ray.cluster_resources()["CPU"] == 1
 
 
