@@ -164,3 +164,17 @@ def test_a_network_that_is_seen_from_outside_only():
     assert any("from outside" in warning for warning in result.warnings)
     assert any("samples" in warning for warning in result.warnings)
     assert result.summary["roughness"].grade.value == "sampled"
+
+
+def test_a_plan_counts_windows_of_large_pools():
+    """36 pairs of nine candidates with seven others each, for at most 1,024 of 3,136 windows and two kinds of paths."""
+    subjects = [
+        Subject.from_model(nn.Sequential(pool, nn.Flatten(), nn.Linear(3136, 2)), torch.randn(5, 16, 29, 29))
+        for pool in (nn.MaxPool2d(3, 2), nn.AvgPool2d(3, 2))
+    ]
+    large, without = (plan(subject, SmoothnessConfig()) for subject in subjects)
+    left_out = plan(subjects[0], SmoothnessConfig(parts=("indices",)))
+    assert large.operations is not None
+    assert without.operations is not None
+    assert large.operations - without.operations > 0.9 * 2 * 1024 * 36 * 7 * 2e6
+    assert large.memory > without.memory == left_out.memory
