@@ -90,5 +90,7 @@ def test_a_path_through_large_windows():
     every, drawn = plug_in(network, path, 64, windows=None), plug_in(network, path, 64, windows=64)
     assert abs(float(every.value - drawn.value)) < 4 * float(drawn.error)
     assert float(every.error) < float(drawn.error) < 0.2 * float(every.value)
+    assert len(every.notes) == 1
+    assert "64 draws among 144 windows" in drawn.notes[1]
     with pytest.raises(UsageError, match="1 windows"):
         plug_in(network, path, windows=1)

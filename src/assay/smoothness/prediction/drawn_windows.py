@@ -47,7 +47,7 @@ def laws(
         (True, 0.0)
     """
     size, square = size.to(mean), square.to(mean)
-    if most is None or len(mean) <= most or mean.shape[1] <= CLOSED:
+    if most is None or not is_drawn(len(mean), mean.shape[1], most):
         found = maximum_law(mean, covariance, slopes, points=points)
         law = found.ties[0]
         return law, size @ law.smp, square @ law.energy, size @ found.error
@@ -68,9 +68,18 @@ def laws(
     smp, error = _total(size @ bound.smp, size[:, drawn], parts.smp, wholes.smp)
     energy, _ = _total(square @ bound.energy, square[:, drawn], parts.energy, wholes.energy)
     by_points = size.mean(0)[drawn] * found.error[place] * inverse
-    # errors of points are of one sign at most in all windows at once: the points are the same
+    # windows share their points, so that their errors may add up
     own = (size @ bound.smp) * _share(by_points, size.mean(0)[drawn] * wholes.smp)
     return law, smp, energy, (error.square() + own.square()).sqrt()
+
+
+def is_drawn(windows: int, candidates: int, most: int | None) -> bool:
+    """Whether some of the windows stand for all.
+
+    Returns:
+        False where each is worked out.
+    """
+    return most is not None and windows > most and candidates > CLOSED
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

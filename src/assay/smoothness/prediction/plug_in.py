@@ -16,7 +16,7 @@ from assay.grade import Grade
 from assay.graph import Graph, lower_max_pools
 from assay.smoothness.network import Network
 from assay.smoothness.paths.path import Path
-from assay.smoothness.prediction.drawn_windows import laws
+from assay.smoothness.prediction.drawn_windows import is_drawn, laws
 from assay.smoothness.prediction.result import LayerLaw, Prediction
 from assay.smoothness.prediction.windows import candidate_places
 from assay.smoothness.walk import Switch
@@ -72,12 +72,19 @@ def plug_in(network: Network, path: Path, samples: int = 256, windows: int | Non
                 gathered[name] = _Moments(switch, _windows(switch, network.graph, lowered))
             gathered[name].add(switch, adjoint)
     layers, error = [], torch.zeros(network.outputs, dtype=torch.float64)
+    notes = ["Every unit is taken to be a stationary Gaussian process: in trained networks this is far from true."]
     by_layer: dict[str, Tensor] = {}
     energy = torch.zeros(network.outputs, dtype=torch.float64)
     for moments in gathered.values():
         law, smp, power, doubt = moments.law(samples, windows)
         place = network.places[moments.switch.node.name]
         by_layer[place] = smp
+        table = moments.windows
+        if table is not None and windows is not None and is_drawn(len(table), table.shape[1], windows):
+            notes.append(
+                f"{place}: {windows:,} draws among {len(table):,} windows stand for all, see the standard "
+                "error. windows=None works out every one."
+            )
         energy = energy + power
         error = error + doubt
         layers.append(LayerLaw(place, moments.switch.node.op, law.rate, law.smp, law.energy, moments.size / samples))
@@ -90,7 +97,7 @@ def plug_in(network: Network, path: Path, samples: int = 256, windows: int | Non
         Grade.STATISTICAL,
         LABEL,
         tuple(layers),
-        ("Every unit is taken to be a stationary Gaussian process: in trained networks this is far from true.",),
+        tuple(notes),
     )
 
 

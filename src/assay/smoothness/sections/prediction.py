@@ -25,6 +25,7 @@ def prediction(context: Context) -> Section:
     if not firsts:
         return Section()
     rows: dict[str, list[float]] = {}
+    drawn: dict[str, None] = {}
     for each in firsts.values():
         density = smp(
             network,
@@ -33,6 +34,7 @@ def prediction(context: Context) -> Section:
             samples=max(65, 2 * context.config.samples),
         )
         gaussian = plug_in(network, each.path, context.config.samples)
+        drawn |= dict.fromkeys(gaussian.notes[1:])
         for place in context.layers:
             zero = torch.zeros(len(context.outputs), dtype=torch.float64)
             parts = (
@@ -49,6 +51,7 @@ def prediction(context: Context) -> Section:
     return Section(
         tables={"prediction": _table({**rows, "all": total})},
         figures=(_figure(rows),),
+        warnings=tuple(f"Gaussian plug-in, {note}" for note in drawn),
         summary={
             "density": Quantity(
                 total[1] / total[0], Grade.STATISTICAL, "", "SMP from densities (Kac-Rice) over counted SMP"
